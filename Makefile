@@ -1,0 +1,44 @@
+# Every target sets itself up: all it takes is Python 3.11 or newer, make and the network.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-7s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/plot.stamp  ## train a small network in less memory than it needs
+	$(BIN)/python experiments/demo.py
+
+test: $(VENV)/test.stamp  ## run the tests (no GPU needed)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp  ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/plot.stamp  ## time the kernels on this machine
+	$(BIN)/python experiments/bench.py
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+# .venv/EXTRA.stamp: vdnn is installed, editable, with that extra of pyproject.toml
+$(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "there is no '$(PYTHON)'; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vdnn needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+	    "name another: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+.PRECIOUS: $(VENV)/%.stamp
