@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from vdnn.kernels.numpy import NumpyKernels
+from vdnn.kernels.numpy.threads import BLAS, Workers, available_threads
+
+
+def counts():
+    return [library.get_num_threads() for library in BLAS.find()]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("tasks", [0, 1, 2, 100])
+def test_every_task_runs_once(threads, tasks):
+    workers, done = Workers(threads), np.zeros(tasks, int)
+
+    def run(task, worker):
+        assert 0 <= worker < threads
+        done[task] += 1
+
+    workers.parallel(run, tasks)
+    assert (done == 1).all()
+    workers.close()
+
+
+def test_tasks_are_shared():
+    workers, meeting = Workers(3), threading.Barrier(3, timeout=10)
+    workers.parallel(lambda task, worker: meeting.wait() and None, 3)  # passes only if three run at one time
+    workers.close()
+
+
+def test_little_work_is_not_split():
+    workers, seen = Workers(2), set()
+    workers.parallel(lambda task, worker: seen.add(threading.get_ident()), 10, seconds=100e-6)
+    assert seen == {threading.get_ident()}
+    assert not workers._helpers
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_exception_is_raised_in_the_caller_and_the_next_call_works(threads):
+    workers, running = Workers(threads), []
+
+    def fail(task, worker):
+        running.append(task)
+        try:
+            if task == 4:
+                raise KeyError("four")
+        finally:
+            running.remove(task)
+
+    for _ in range(20):
+        with pytest.raises(KeyError, match="four"):
+            workers.parallel(fail, 50)
+        assert not running
+    done = []
+    workers.parallel(lambda task, worker: done.append(task), 50)
+    assert sorted(done) == list(range(50))
+    workers.close()
+
+
+def test_an_exception_in_a_helper_is_raised_in_the_caller():
+    workers, meeting = Workers(2), threading.Barrier(2, timeout=10)
+
+    def fail(task, worker):
+        meeting.wait()
+        if worker == 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        workers.parallel(fail, 2)
+    workers.close()
+
+
+def test_parallel_inside_a_task_is_a_plain_loop_of_the_same_worker():
+    workers, inner = Workers(2), []
+
+    def outer(task, worker):
+        workers.parallel(lambda i, w: inner.append((task, i, w == worker)), 3)
+
+    workers.parallel(outer, 4)
+    assert sorted(inner) == [(t, i, True) for t in range(4) for i in range(3)]
+    workers.close()
+
+
+def test_step_holds_the_blas_to_one_thread_and_nests():
+    workers, before = Workers(2), counts()
+    with workers.step():
+        assert counts() == [1] * len(before)
+        with workers.step(), Workers(1).step():
+            pass
+        assert counts() == [1] * len(before)
+    assert counts() == before
+    with pytest.raises(KeyError), workers.step():
+        raise KeyError
+    assert counts() == before
+
+
+def test_parallel_holds_the_blas_to_one_thread_too():
+    workers, before, seen = Workers(2), counts(), []
+    workers.parallel(lambda task, worker: seen.append(counts()), 4)
+    assert seen == [[1] * len(before)] * 4
+    assert counts() == before
+    workers.close()
+
+
+def test_close_stops_the_threads_and_a_later_call_starts_new_ones():
+    workers = Workers(3)
+    workers.parallel(lambda task, worker: None, 5)
+    threads = list(workers._helpers)
+    assert len(threads) == 2
+    workers.close()
+    assert not any(thread.is_alive() for thread in threads)
+    workers.parallel(lambda task, worker: None, 5)
+    workers.close()
+    workers.close()
+
+
+def test_threads_end_when_their_owner_is_collected():
+    workers = Workers(2)
+    workers.parallel(lambda task, worker: None, 5)
+    thread = workers._helpers[0]
+    del workers
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_default_is_what_the_process_may_use():
+    assert NumpyKernels().threads == available_threads() >= 1
+    with pytest.raises(ValueError, match="threads=0"):
+        Workers(0)

@@ -1,0 +1,242 @@
+"""Every layer, over drawn shapes and arguments, through check_layer."""
+
+import inspect
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import vdnn.layers
+from vdnn.layers import (
+    Add,
+    AvgPool2d,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Layer,
+    LayerError,
+    LeakyReLU,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    MeanSquaredError,
+    ReLU,
+    ReLU6,
+    ShapeError,
+    Sigmoid,
+    SoftmaxCrossEntropy,
+    Tanh,
+    Upsample,
+    check_layer,
+)
+
+few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+size = st.integers(1, 7)
+images = st.tuples(st.integers(1, 3), st.integers(1, 5), size, size)
+rows = st.tuples(st.integers(1, 5), st.integers(1, 9))
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+def fits(layer, *shapes):
+    try:
+        layer.shapes(*shapes)
+    except ShapeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "layer", [ReLU(), LeakyReLU(0.2), LeakyReLU(0), LeakyReLU(3), LeakyReLU(-0.5), ReLU6(), Sigmoid(), Tanh()], ids=str
+)
+@few
+@given(shape=st.one_of(images, rows))
+def test_activations_pass_the_check(layer, shape):
+    assume(shape != (1, 1) and shape != (1, 1, 1, 1))  # one element may be negative, and ReLU of it zero
+    check_layer(layer, shape)
+
+
+@pytest.mark.parametrize("saves", ["indices", "input"])
+@few
+@given(images, pairs, pairs, pairs, st.booleans(), st.booleans())
+def test_max_pooling_passes_the_check(saves, shape, kernel, stride, dilation, ceil_mode, pad):
+    padding = tuple(k // 2 for k in kernel) if pad else 0
+    layer = MaxPool2d(kernel, stride, padding, dilation, ceil_mode, saves)
+    assume(fits(layer, shape) and (dilation == (1, 1) or not pad))
+    check_layer(layer, shape)
+
+
+@few
+@given(images, pairs, pairs, st.booleans(), st.booleans(), st.booleans())
+def test_average_pooling_passes_the_check(shape, kernel, stride, ceil_mode, include, pad):
+    padding = tuple(k // 2 for k in kernel) if pad else 0
+    layer = AvgPool2d(kernel, stride, padding, ceil_mode, include)
+    assume(fits(layer, shape))
+    check_layer(layer, shape)
+
+
+@few
+@given(images)
+def test_global_average_pooling_passes_the_check(shape):
+    check_layer(GlobalAvgPool2d(), shape)
+
+
+@few
+@given(images)
+def test_batch_normalisation_passes_the_check(shape):
+    assume(shape[0] * shape[2] * shape[3] > 3)  # of two values the gradient nearly cancels
+    check_layer(BatchNorm2d(), shape)
+
+
+@few
+@given(images, st.integers(1, 6), st.floats(0.01, 1), st.floats(0.3, 1))
+def test_local_response_normalisation_passes_the_check(shape, size, alpha, beta):
+    check_layer(LocalResponseNorm(size, alpha, beta, 1.5), shape)
+
+
+@few
+@given(st.one_of(images, rows), st.sampled_from([0, 0.1, 0.5]))
+def test_dropout_passes_the_check(shape, p):
+    assume(shape[0] * shape[1] > 4)
+    check_layer(Dropout(p), shape)
+
+
+@few
+@given(st.one_of(images, rows))
+def test_flatten_passes_the_check(shape):
+    check_layer(Flatten(), shape)
+
+
+@few
+@given(images, st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_concat_passes_the_check(shape, channels):
+    check_layer(Concat(), shape, *((shape[0], c, *shape[2:]) for c in channels))
+
+
+@few
+@given(st.one_of(images, rows), st.integers(2, 4))
+def test_add_passes_the_check(shape, count):
+    check_layer(Add(), *[shape] * count)
+
+
+@few
+@given(images, pairs, st.sampled_from([("nearest", False), ("bilinear", False), ("bilinear", True)]))
+def test_upsampling_passes_the_check(shape, scale, mode):
+    check_layer(Upsample(scale, *mode), shape)
+
+
+@few
+@given(st.integers(1, 5), st.integers(2, 9))
+def test_softmax_cross_entropy_passes_the_check(N, K):
+    check_layer(SoftmaxCrossEntropy(), (N, K))
+
+
+@few
+@given(st.one_of(images, rows))
+def test_mean_squared_error_passes_the_check(shape):
+    check_layer(MeanSquaredError(), shape)
+
+
+@settings(few, max_examples=6)
+@given(images, st.integers(1, 4), pairs, pairs, st.booleans())
+def test_convolution_passes_the_check(shape, channels, kernel, stride, bias):
+    layer = Conv2d(channels, kernel, stride, padding=1, bias=bias)
+    assume(fits(layer, shape))
+    check_layer(layer, shape)
+
+
+@settings(few, max_examples=6)
+@given(images, st.integers(1, 4), pairs, pairs)
+def test_transposed_convolution_passes_the_check(shape, channels, kernel, stride):
+    layer = ConvTranspose2d(channels, kernel, stride)
+    assume(fits(layer, shape))
+    check_layer(layer, shape)
+
+
+@few
+@given(rows, st.integers(1, 5), st.booleans())
+def test_linear_passes_the_check(shape, features, bias):
+    check_layer(Linear(features, bias), shape)
+
+
+LAYERS = [v for v in vars(vdnn.layers).values() if inspect.isclass(v) and issubclass(v, Layer) and v is not Layer]
+ARGUMENTS = {"Conv2d": (4, 3), "ConvTranspose2d": (4, 3), "Linear": (4,), "MaxPool2d": (3,), "AvgPool2d": (3,)}
+
+
+@pytest.mark.parametrize("kind", LAYERS, ids=lambda c: c.__name__)
+def test_a_layer_can_be_made_again_from_its_config(kind):
+    layer = kind(*ARGUMENTS.get(kind.__name__, (5,) if kind is LocalResponseNorm else ()), name="this")
+    again = kind(**layer.config())
+    assert again.name == "this"
+    assert repr(again) == repr(layer)
+    assert again.config() == layer.config()
+
+
+@pytest.mark.parametrize("kind", LAYERS, ids=lambda c: c.__name__)
+def test_name_is_the_last_argument_and_empty(kind):
+    last = list(inspect.signature(kind.__init__).parameters.values())[-1]
+    assert (last.name, last.default) == ("name", "")
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: MaxPool2d(0), "kernel_size=0"),
+        (lambda: MaxPool2d(16), "more than 255 elements"),
+        (lambda: MaxPool2d(2, saves="x"), "saves='x'"),
+        (lambda: MaxPool2d(2, padding=2), "more than half"),
+        (lambda: AvgPool2d(2, 0), "stride=0"),
+        (lambda: Dropout(1.5), "no probability"),
+        (lambda: Dropout(float("nan")), "no probability"),
+        (lambda: BatchNorm2d(momentum=2), "momentum=2"),
+        (lambda: BatchNorm2d(eps=-1), "eps=-1"),
+        (lambda: LocalResponseNorm(0), "size=0"),
+        (lambda: LocalResponseNorm(3, k=0), "k > 0"),
+        (lambda: Upsample(mode="cubic"), "neither"),
+        (lambda: Upsample(align_corners=True), "bilinear"),
+        (lambda: Upsample(0), "scale_factor=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, match):
+    with pytest.raises(LayerError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "match"),
+    [
+        (
+            MaxPool2d(3, name="pool7"),
+            [(1, 1, 2, 5)],
+            r"pool7: a window of 3x3 .* \(1, 1, 2, 5\); rows must be at least 3",
+        ),
+        (AvgPool2d(3), [(1, 1, 5, 2)], "AvgPool2d: .* columns must be at least 3"),
+        (BatchNorm2d(), [(1, 4, 1, 1)], r"N \* H \* W must be at least 2"),
+        (BatchNorm2d(), [(2, 4)], r"\(N, C, H, W\) would fit"),
+        (GlobalAvgPool2d(), [(2, 4)], r"\(N, C, H, W\) would fit"),
+        (Concat(), [(1, 2, 3, 3), (1, 2, 4, 3)], r"\(1, C, 3, 3\) with any C would fit"),
+        (Concat(), [(1, 2), (2, 2)], "differ in more than channels"),
+        (Add(), [(1, 2), (1, 3)], r"all of them \(1, 2\) would fit"),
+        (SoftmaxCrossEntropy(), [(1, 2, 3, 3)], r"\(N, K\) would fit"),
+        (Flatten(), [(3,)], "no features"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_with_what_would(layer, shapes, match):
+    with pytest.raises(ShapeError, match=match):
+        layer.shapes(*shapes)
+
+
+def test_signatures_stand_for_all_inputs():
+    assert Concat().needs("forward", 3) == {"kernels": True, "y": True, "x0": True, "x1": True, "x2": True}
+    assert list(Concat().needs("backward", 2)) == ["kernels", "dy", "dx0", "dx1"]
+
+
+def test_needs_follow_the_instance():
+    assert list(MaxPool2d(2).needs("backward")) == ["kernels", "indices", "dy", "dx", "workspace"]
+    assert list(MaxPool2d(2, saves="input").needs("backward")) == ["kernels", "x", "y", "dy", "dx", "workspace"]
+    assert "y" in LeakyReLU(0.1).needs("backward")
+    assert "x" in LeakyReLU(-0.1).needs("backward")
+    assert "y" not in LeakyReLU(-0.1).inplace

@@ -1,0 +1,44 @@
+"""CPU kernels in NumPy: the reference, and fast.  Storage is channels-last; shapes are logical, (N, C, H, W)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+
+from vdnn.kernels.numpy.conv import ConvKernels
+from vdnn.kernels.numpy.dropout import DropoutKernels
+from vdnn.kernels.numpy.join import JoinKernels
+from vdnn.kernels.numpy.linear import LinearKernels
+from vdnn.kernels.numpy.loss import LossKernels
+from vdnn.kernels.numpy.lrn import LrnKernels
+from vdnn.kernels.numpy.norm import NormKernels
+from vdnn.kernels.numpy.pool import PoolKernels
+from vdnn.kernels.numpy.reshape import ReshapeKernels
+from vdnn.kernels.numpy.threads import Workers
+from vdnn.kernels.numpy.update import UpdateKernels
+
+__all__ = ["NumpyKernels"]
+
+
+class NumpyKernels(
+    ConvKernels,
+    LinearKernels,
+    DropoutKernels,
+    JoinKernels,
+    LossKernels,
+    LrnKernels,
+    NormKernels,
+    PoolKernels,
+    ReshapeKernels,
+    UpdateKernels,
+    Workers,
+):
+    """The kernel set `numpy`.  `threads` None: as many as the process may use."""
+
+    name = "numpy"
+    storage = "nhwc"
+    xp: Any = numpy
+
+    def __init__(self, threads: int | None = None) -> None:
+        Workers.__init__(self, threads)

@@ -1,0 +1,216 @@
+"""Worker threads that share the work of one operation, and the BLAS held to one thread meanwhile.
+
+vdnn's own threads each make single-threaded BLAS calls: the BLAS's own threads spin after every call and slow down
+whatever runs next, and a fixed split by vdnn keeps results independent of the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import threadpoolctl
+
+# Elements per operand that NumPy's loops may buffer.  NumPy >= 2.3 allocates these buffers in every operation on
+# strided arrays, used or not: with its default of 8192 elements that is 96 KiB each time, and slower.
+BUFFER = 1024
+WORTH_SPLITTING = 300e-6  # seconds; waking another thread and waiting for it costs about 80e-6
+
+Task = Callable[[int, int], None]
+
+
+class Blas:
+    """The BLAS libraries of this process, held to one thread while at least one `single` block is open.
+
+    The libraries are looked up once: threadpoolctl's own context managers search again on each entry (720 us).
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.libraries: list[Any] | None = None
+        self.before: list[int | None] = []
+
+    def find(self) -> list[Any]:
+        """The library controllers of all BLAS libraries that are loaded."""
+        if self.libraries is None:
+            controllers = threadpoolctl.ThreadpoolController().lib_controllers
+            self.libraries = [library for library in controllers if library.user_api == "blas"]
+        return self.libraries
+
+    @contextmanager
+    def single(self) -> Iterator[None]:
+        """Hold the BLAS to one thread inside the block; blocks may nest and overlap between threads."""
+        with self.lock:
+            if self.depth == 0:
+                self.before = [library.get_num_threads() for library in self.find()]
+                self.hold()
+            self.depth += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.depth -= 1
+                if self.depth == 0:
+                    for library, count in zip(self.find(), self.before, strict=True):
+                        if count is not None:
+                            library.set_num_threads(count)
+
+    def hold(self) -> None:
+        """Set one thread; a BLAS on OpenMP keeps the number per calling thread, so every worker calls this too."""
+        for library in self.find():
+            library.set_num_threads(1)
+
+
+BLAS = Blas()  # the setting is the process's, so its keeper is too
+
+
+class Job:
+    """One `parallel` call: hands out task numbers, gathers the first exception."""
+
+    def __init__(self, function: Task, tasks: int) -> None:
+        self.function = function
+        self.tasks = tasks
+        self.numbers = itertools.count()  # next() is atomic
+        self.error: BaseException | None = None
+        self.pending = 0
+        self.done = threading.Condition()
+
+    def work(self, worker: int) -> None:
+        """Run tasks until none is left or one has failed."""
+        while self.error is None:
+            task = next(self.numbers)
+            if task >= self.tasks:
+                return
+            try:
+                self.function(task, worker)
+            except BaseException as error:
+                self.error = self.error or error
+
+    def post(self, queues: list[queue.SimpleQueue[Job | None]]) -> None:
+        """Hand this job to helpers."""
+        for jobs in queues:
+            with self.done:
+                self.pending += 1
+            jobs.put(self)
+
+    def finish(self) -> None:
+        """Count one helper out."""
+        with self.done:
+            self.pending -= 1
+            self.done.notify()
+
+    def wait(self) -> None:
+        """Return when no helper works on this job any more, even if interrupted meanwhile."""
+        while self.pending:
+            try:
+                with self.done:
+                    self.done.wait_for(lambda: self.pending == 0)
+            except BaseException as error:  # Ctrl-C: helpers still write into the caller's arrays, so stop them first
+                self.error = self.error or error
+
+
+def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: threading.local) -> None:
+    """Body of a helper thread; it holds no reference to its Workers, so that those can be collected."""
+    inside.worker = worker
+    numpy.setbufsize(BUFFER)  # a setting of each thread
+    BLAS.hold()
+    while (job := jobs.get()) is not None:
+        job.work(worker)
+        job.finish()
+        del job
+
+
+def _stop(queues: list[queue.SimpleQueue[Job | None]]) -> None:
+    for jobs in queues:
+        jobs.put(None)
+
+
+def available_threads() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class Workers:
+    """`threads` workers: the caller (worker 0) and threads - 1 daemon threads, started at first use."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads}: at least 1 is needed")
+        self.threads = threads if threads is not None else available_threads()
+        self._queues: list[queue.SimpleQueue[Job | None]] = []
+        self._helpers: list[threading.Thread] = []
+        self._inside = threading.local()
+        self._one_job = threading.Lock()
+        weakref.finalize(self, _stop, self._queues)
+
+    def parallel(self, function: Task, tasks: int, seconds: float = float("inf")) -> None:
+        """Call function(task, worker) for task = 0 .. tasks - 1; workers take tasks in turn as they get free.
+
+        No two tasks run at one time with the same worker number (0 .. threads - 1), so scratch may be per worker.
+        `seconds` is a rough estimate of all the work: too little is not split.  An exception stops the sharing out
+        and is raised here, after all workers have stopped.  Inside a task, `parallel` is a plain loop.
+        """
+        worker = getattr(self._inside, "worker", None)
+        if worker is not None:
+            for task in range(tasks):
+                function(task, worker)
+            return
+        with BLAS.single(), self._one_job:
+            self._inside.worker = 0
+            before = numpy.setbufsize(BUFFER)
+            try:
+                if self.threads == 1 or tasks < 2 or seconds < WORTH_SPLITTING:
+                    for task in range(tasks):
+                        function(task, 0)
+                else:
+                    self._share(function, tasks)
+            finally:
+                self._inside.worker = None
+                numpy.setbufsize(before)
+
+    def _share(self, function: Task, tasks: int) -> None:
+        if not self._helpers:
+            self._start()
+        queues = self._queues[: tasks - 1]
+        job = Job(function, tasks)
+        try:
+            job.post(queues)
+            job.work(0)
+        finally:
+            job.wait()
+        if job.error is not None:
+            raise job.error
+
+    def _start(self) -> None:
+        for worker in range(1, self.threads):
+            jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+            arguments = (jobs, worker, self._inside)
+            thread = threading.Thread(target=_serve, args=arguments, name=f"vdnn-{worker}", daemon=True)
+            thread.start()
+            self._queues.append(jobs)
+            self._helpers.append(thread)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Hold the BLAS to one thread for the block, a training step; restores it on leaving.  Blocks may nest."""
+        with BLAS.single():
+            yield
+
+    def close(self) -> None:
+        """Stop the threads; a later `parallel` starts new ones."""
+        with self._one_job:
+            _stop(self._queues)
+            for thread in self._helpers:
+                thread.join()
+            self._queues.clear()
+            self._helpers.clear()

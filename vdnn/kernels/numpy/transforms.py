@@ -1,0 +1,117 @@
+"""Winograd's minimal filtering F(m x m, 3 x 3), as short programs of array operations.
+
+An output tile of m x m needs an input tile of a x a, a = m + 2.  Along one axis, with the matrices of Lavin & Gray,
+"Fast algorithms for convolutional neural networks" (2016):
+
+    y = A^T ((G g) * (B^T d))                  d: a inputs, g: 3 taps, y: m outputs, * elementwise
+    dg = G^T sum over tiles ((A dy) * (B^T d))  the gradient of the taps
+
+and the same along the other axis.  Each matrix is written out as statements that share common sums; a statement runs
+on whole arrays, one array per index.  t and u are temporaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from vdnn.layers.base import Array
+
+OPERATIONS: Mapping[str, Any] = {"+": numpy.add, "-": numpy.subtract, "*": numpy.multiply}
+
+
+class Program:
+    """Statements `out = a + b`, `out = a - b`, `out = a * number` or `out = a`; names are a letter and an index."""
+
+    def __init__(self, text: str) -> None:
+        self.statements = [parse(line) for line in text.replace(";", "\n").splitlines() if line.strip()]
+        self.temporaries = len({"t", "u"} & {target for target, *_ in self.statements})
+
+    def run(self, temporaries: Sequence[Array], **arrays: Sequence[Array]) -> None:
+        """Run on arrays by letter, x=[...] being x0, x1, ...; the temporaries have the shape of each."""
+        names = {f"{letter}{i}": array for letter, items in arrays.items() for i, array in enumerate(items)}
+        names.update(zip("tu", temporaries, strict=False))
+        for target, operation, first, second in self.statements:
+            # a number of the arrays' own type: a Python float would be cast through a buffer
+            value = names[second] if isinstance(second, str) else names[first].dtype.type(second)
+            if operation == "=":
+                numpy.copyto(names[target], names[first])
+            else:
+                OPERATIONS[operation](names[first], value, out=names[target])
+
+
+def parse(line: str) -> tuple[str, str, str, str | float]:
+    """The statement's target, operation ("=" for a copy), first and second operand."""
+    target, _, first, *rest = line.split()
+    if not rest:
+        return target, "=", first, 0.0
+    operation, second = rest
+    if operation != "*":
+        return target, operation, first, second
+    above, _, below = second.partition("/")
+    return target, operation, first, float(above) / float(below or 1)
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """The five matrices of F(m x m, 3 x 3)."""
+
+    m: int
+    input: Program  # B^T: d -> v
+    filter: Program  # G: g -> v
+    output: Program  # A^T, in place: v0 .. v(a-1) -> v0 .. v(m-1)
+    gradient: Program  # A: d -> v
+    taps: Program  # G^T: v -> g
+
+    @property
+    def a(self) -> int:
+        """Length of an input tile."""
+        return self.m + 2
+
+
+TWO = Winograd(
+    2,
+    input=Program("v0 = d0 - d2; v1 = d1 + d2; v2 = d2 - d1; v3 = d1 - d3"),
+    filter=Program("v0 = g0; v3 = g2; t = g0 + g2; t = t * 0.5; v2 = g1 * 0.5; v1 = t + v2; v2 = t - v2"),
+    output=Program("v0 = v0 + v1; v0 = v0 + v2; v1 = v1 - v2; v1 = v1 - v3"),
+    gradient=Program("v0 = d0; v1 = d0 + d1; v2 = d0 - d1; v3 = d1 * -1"),
+    taps=Program("t = v1 + v2; t = t * 0.5; g0 = v0 + t; g2 = v3 + t; g1 = v1 - v2; g1 = g1 * 0.5"),
+)
+
+FOUR = Winograd(
+    4,
+    input=Program(
+        """v0 = d0 - d2; v0 = v0 * 4; t = d4 - d2; v0 = v0 + t
+        u = d3 - d1; u = u * 2; v3 = t + u; v4 = t - u
+        v5 = d5 - d3; u = u * 2; v5 = v5 - u
+        t = d2 * 4; t = d4 - t; u = d1 * 4; u = d3 - u; v1 = t + u; v2 = t - u"""
+    ),
+    filter=Program(
+        """v0 = g0 * 1/4; v5 = g2
+        t = g0 + g2; t = t * -1/6; v2 = g1 * -1/6; v1 = t + v2; v2 = t - v2
+        t = g0 * 1/24; u = g2 * 1/6; t = t + u; v4 = g1 * 1/12; v3 = t + v4; v4 = t - v4"""
+    ),
+    output=Program(
+        """t = v1 + v2; v2 = v1 - v2; u = v3 + v4; v4 = v3 - v4
+        v0 = v0 + t; v0 = v0 + u
+        v1 = v4 * 2; v1 = v1 + v2
+        v3 = v4 * 8; v3 = v3 + v2; v3 = v3 + v5
+        v2 = u * 4; v2 = v2 + t"""
+    ),
+    gradient=Program(
+        """v0 = d0; v5 = d3
+        t = d0 + d2; u = d1 + d3; v1 = t + u; v2 = t - u
+        t = d2 * 4; t = t + d0; u = d3 * 4; u = u + d1; u = u * 2; v3 = t + u; v4 = t - u"""
+    ),
+    taps=Program(
+        """t = v1 + v2; t = t * 1/6; u = v3 + v4; u = u * 1/24
+        g0 = v0 * 1/4; g0 = g0 - t; g0 = g0 + u
+        u = u * 4; u = u - t; g2 = u + v5
+        g1 = v2 - v1; g1 = g1 * 2; g1 = g1 + v3; g1 = g1 - v4; g1 = g1 * 1/12"""
+    ),
+)
+
+TRANSFORMS = {2: TWO, 4: FOUR}

@@ -1,0 +1,160 @@
+"""How a Winograd convolution is cut up.
+
+A, B channels of the source and of the result.  Two ways through the work, chosen by shape alone:
+
+fused   each worker takes a block of tiles through transform, GEMM and back, in a block that its cache holds
+phased  for few tiles and large filters: all transforms, then one GEMM per transformed element over all tiles, then
+        all back transforms, so that no worker reads the whole filter
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy
+
+from vdnn.kernels.numpy.geometry import Geometry, Pair
+from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
+from vdnn.kernels.numpy.transforms import TRANSFORMS
+from vdnn.kernels.numpy.window import Tile, tiles
+from vdnn.kernels.numpy.winograd_tiles import store, transform, transform_filter, transform_taps
+from vdnn.layers.base import Array
+
+MIB = 2**20
+BLOCK = 2 * MIB  # transformed input and output of a fused block: what the cache holds
+GOOD_HEIGHT = 192  # tiles per GEMM
+FEW_BLOCKS = 8
+LARGE_FILTER = 2 * MIB  # transformed
+PHASE = 512  # tiles of a phase
+WEIGHTS_PHASE = 8 * MIB  # transformed x and dy of a phase of backward_weights
+PARTS = 4  # blocks per phase of backward_weights
+FILTER_BLOCK = MIB // 2
+
+
+def gain(g: Geometry, m: int) -> float:
+    """How many times fewer multiplications F(m x m, 3 x 3) needs, tiles that stick out counted in full."""
+    OH, OW = g.outputs
+    return 9 * OH * OW / ((m + 2) ** 2 * ceil_div(OH, m) * ceil_div(OW, m))
+
+
+def applies(g: Geometry) -> bool:
+    """Whether this is a convolution that Winograd can do."""
+    return g.taps == (3, 3) and g.stride == (1, 1) and g.dilation == (1, 1) and g.groups == 1
+
+
+class ConvPlan(NamedTuple):
+    """How a convolution is cut up."""
+
+    phases: tuple[tuple[Tile, ...], ...]  # one, if fused
+    fused: bool
+    tiles: int  # in the largest phase
+    filter_blocks: tuple[Pair, ...]
+    filter_bytes: int
+    block_bytes: int  # per worker of a transformed source block, if fused
+    scratch: int  # bytes per worker, block_bytes included
+
+    def shared(self, a: int, A: int, B: int, dtype: str) -> int:
+        """Bytes for the transformed filter and, if phased, all transformed tiles of a phase."""
+        if self.fused:
+            return self.filter_bytes
+        return self.filter_bytes + array_bytes(dtype, a, a, self.tiles, A) + array_bytes(dtype, a, a, self.tiles, B)
+
+
+def phases_of(boxes: tuple[Tile, ...], most: int) -> tuple[tuple[Tile, ...], ...]:
+    """Boxes in near-equal consecutive groups of about `most` tiles."""
+    total = sum(box.pixels for box in boxes)
+    return tuple(boxes[a:b] for a, b in spans(len(boxes), ceil_div(len(boxes), ceil_div(total, most))))
+
+
+def shape_only(C: int, dtype: str) -> Array:
+    """An (N, H, W, C) array without elements, to measure with."""
+    return numpy.empty((0, 0, 0, C), dtype)
+
+
+def block_scratch(m: int, boxes: tuple[Tile, ...], A: int, B: int, dtype: str, fused: bool) -> tuple[int, int]:
+    """Bytes of a block's transformed source, if fused, and of everything a worker needs."""
+    winograd, most = TRANSFORMS[m], 0
+    distinct = {box.shape: box for box in boxes}.values()
+    inner = max(array_bytes(dtype, m + 2, m + 2, *box.shape, A) for box in distinct) if fused else 0
+    for box in distinct:
+        scratch = Scratch(None, inner, measures=True)
+        transform(winograd.input, winograd, shape_only(A, dtype), box, 2, (0, 0), None, scratch)
+        most, scratch.start = max(most, scratch.most), inner
+        if fused:
+            scratch.take((m + 2, m + 2, *box.shape, B), dtype)
+        store(winograd, None, box, None, shape_only(B, dtype), scratch)
+        most = max(most, scratch.most)
+    return inner, most
+
+
+@lru_cache(maxsize=1024)
+def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dtype: str) -> ConvPlan:
+    """How a convolution of A to B channels with a filter (K, 3, 3, C) is cut up."""
+    winograd, item = TRANSFORMS[m], numpy.dtype(dtype).itemsize
+    a, rows, columns = winograd.a, ceil_div(outputs[0], m), ceil_div(outputs[1], m)
+    filter_bytes = array_bytes(dtype, a, a, K, C)
+    tall = max(GOOD_HEIGHT, BLOCK // (a * a * (A + B) * item))
+    if tall < rows * columns <= 1.5 * tall:
+        tall = rows * columns  # one block rather than two low ones
+    boxes = tiles(N, rows, columns, tall)
+    fused = len(boxes) >= FEW_BLOCKS or filter_bytes < LARGE_FILTER
+    phases: tuple[tuple[Tile, ...], ...] = (boxes,)
+    if not fused:
+        boxes = tiles(N, rows, columns, max(8, ceil_div(N * rows * columns, 2 * FEW_BLOCKS)))
+        phases = phases_of(boxes, PHASE)
+    block_bytes, scratch = block_scratch(m, boxes, A, B, dtype, fused)
+    filter_blocks = blocks_of_filters(a, K, C, item)
+    measuring = Scratch.measuring()
+    transform_filter(winograd, numpy.empty((height(filter_blocks), 0, 0, C), dtype), False, None, measuring)
+    most = max(scratch, measuring.most)
+    return ConvPlan(phases, fused, largest(phases), filter_blocks, filter_bytes, block_bytes, most)
+
+
+class WeightsPlan(NamedTuple):
+    """How backward_weights is cut up: always phased; the phases' products are added up in order."""
+
+    phases: tuple[tuple[Tile, ...], ...]
+    tiles: int  # in the largest phase
+    filter_blocks: tuple[Pair, ...]
+    scratch: int  # bytes per worker
+
+    def shared(self, a: int, K: int, C: int, dtype: str) -> int:
+        """Bytes for the transformed tiles of a phase, and for the products."""
+        return sum(array_bytes(dtype, a, a, *shape) for shape in ((self.tiles, C), (self.tiles, K), (K, C)))
+
+
+@lru_cache(maxsize=1024)
+def weights_plan(m: int, N: int, outputs: Pair, K: int, C: int, dtype: str) -> WeightsPlan:
+    """How backward_weights is cut up."""
+    winograd, item = TRANSFORMS[m], numpy.dtype(dtype).itemsize
+    a, rows, columns = winograd.a, ceil_div(outputs[0], m), ceil_div(outputs[1], m)
+    total = N * rows * columns
+    tall = max(PHASE, WEIGHTS_PHASE // (a * a * (K + C) * item))
+    boxes = tiles(N, rows, columns, max(8, ceil_div(min(total, tall), PARTS)))
+    phases = phases_of(boxes, tall)
+    filter_blocks = blocks_of_filters(a, K, C, item)
+    most = array_bytes(dtype, K, C) if len(phases) > 1 else 0  # a product to be added
+    for box in {box.shape: box for box in boxes}.values():
+        for program, channels, halo in ((winograd.input, C, 2), (winograd.gradient, K, 0)):
+            measuring = Scratch.measuring()
+            transform(program, winograd, shape_only(channels, dtype), box, halo, (0, 0), None, measuring)
+            most = max(most, measuring.most)
+    measuring = Scratch.measuring()
+    transform_taps(winograd, None, numpy.empty((height(filter_blocks), 0, 0, C), dtype), measuring)
+    return WeightsPlan(phases, largest(phases), filter_blocks, max(most, measuring.most))
+
+
+def largest(phases: tuple[tuple[Tile, ...], ...]) -> int:
+    """Tiles in the largest phase."""
+    return max(sum(box.pixels for box in phase) for phase in phases)
+
+
+def blocks_of_filters(a: int, K: int, C: int, item: int) -> tuple[Pair, ...]:
+    """Spans of output channels whose transform takes about FILTER_BLOCK bytes; each is one task."""
+    return tuple(spans(K, max(1, FILTER_BLOCK // (a * 3 * C * item))))
+
+
+def height(filter_blocks: tuple[Pair, ...]) -> int:
+    """Output channels in the largest block."""
+    return max(last - first for first, last in filter_blocks)

@@ -1,0 +1,116 @@
+"""Winograd's transforms of blocks of tiles: from an image, from a filter, and back.
+
+a x a transformed elements per tile, m x m outputs.  Transformed blocks have shape (a, a, images, tile rows, tile
+columns, channels): a * a matrices (tiles, channels) for the GEMM.  The columns of a block are first sorted by their
+residue modulo m, so that all later operations run over long contiguous rows.
+"""
+
+from __future__ import annotations
+
+import numpy
+
+from vdnn.kernels.numpy.layout import Scratch
+from vdnn.kernels.numpy.transforms import Program, Winograd
+from vdnn.kernels.numpy.window import Tile
+from vdnn.layers.base import Array
+
+Pair = tuple[int, int]
+
+
+def load(x: Array, tile: Tile, m: int, padding: Pair, patch: Array) -> None:
+    """Copy what a block of tiles sees of x: (N, H, W, C), and zeros around it, into patch.
+
+    patch: (images, rows, m, columns // m, C), column i of the source at [i % m, i // m].
+    """
+    _, H, W, _ = x.shape
+    rows, columns = patch.shape[1], patch.shape[3]
+    top, left = tile.h0 * m - padding[0], tile.w0 * m - padding[1]
+    r0 = min(max(0, -top), rows)
+    r1 = min(max(r0, H - top), rows)
+    patch[:, :r0] = 0
+    patch[:, r1:] = 0
+    for residue in range(m):
+        first = left + residue
+        c0 = min(max(0, -(first // m)), columns)
+        c1 = min(max(c0, -((first - W) // m)), columns)
+        part = patch[:, r0:r1, residue]
+        part[:, :, :c0] = 0
+        part[:, :, c1:] = 0
+        if r0 < r1 and c0 < c1:
+            source = x[tile.n0 : tile.n1, top + r0 : top + r1, first + c0 * m : first + (c1 - 1) * m + 1 : m]
+            numpy.copyto(part[:, :, c0:c1], source)
+
+
+def transform(
+    program: Program, winograd: Winograd, x: Array, tile: Tile, halo: int, padding: Pair, out: Array, scratch: Scratch
+) -> None:
+    """Transform a block's tiles of (m + halo) x (m + halo) elements of x into out: (a, a, *tile.shape, C).
+
+    With a scratch that measures, nothing but its use is found out; x is then (N, H, W, C) with C alone looked at.
+    """
+    m, a, C, dtype = winograd.m, winograd.a, x.shape[3], x.dtype.name
+    images, rows, columns = tile.shape
+    across = columns + (halo > 0)
+    half = scratch.take((a, images, rows, m, across, C), dtype)  # transformed along the rows
+    mark = scratch.start
+    patch = scratch.take((images, m * rows + halo, m, across, C), dtype)
+    short = [scratch.take((images, rows, m, across, C), dtype) for _ in range(program.temporaries)]
+    scratch.start = mark  # the patch is done with when the second pass starts
+    long = [scratch.take((a, images, rows, columns, C), dtype) for _ in range(program.temporaries)]
+    if scratch.measures:
+        return
+    load(x, tile, m, padding, patch)
+    program.run(short, d=[patch[:, i : i + m * (rows - 1) + 1 : m] for i in range(m + halo)], v=list(half))
+    sorted_columns = [half[:, :, :, j % m, j // m : j // m + columns] for j in range(m + halo)]
+    program.run(long, d=sorted_columns, v=[out[:, j] for j in range(a)])
+
+
+def store(winograd: Winograd, block: Array, tile: Tile, bias: Array | None, y: Array, scratch: Scratch) -> None:
+    """Transform block: (a, a, *tile.shape, K) back, in place, and write its pixels, + bias, to y: (N, OH, OW, K)."""
+    m, a, dtype, program = winograd.m, winograd.a, y.dtype.name, winograd.output
+    K = y.shape[3]
+    mark = scratch.start
+    long = [scratch.take((a, *tile.shape, K), dtype) for _ in range(program.temporaries)]
+    scratch.start = mark
+    short = [scratch.take((m, *tile.shape, K), dtype) for _ in range(program.temporaries)]
+    if scratch.measures:
+        return
+    program.run(long, v=list(block))
+    program.run(short, v=[block[:m, j] for j in range(a)])
+    for i in range(m):
+        for j in range(m):
+            target = y[tile.n0 : tile.n1, tile.h0 * m + i : tile.h1 * m : m, tile.w0 * m + j : tile.w1 * m : m]
+            pixels = block[i, j, :, : target.shape[1], : target.shape[2]]  # the last tiles may stick out
+            if bias is None:
+                numpy.copyto(target, pixels)
+            else:
+                numpy.add(pixels, bias, out=target)
+
+
+def transform_filter(winograd: Winograd, w: Array, flip: bool, out: Array, scratch: Scratch) -> None:
+    """Transform w: (K, 3, 3, C), turned by 180 degrees if `flip`, into out: (a, a, K, C)."""
+    a, K, C, dtype, program = winograd.a, w.shape[0], w.shape[3], w.dtype.name, winograd.filter
+    half = scratch.take((a, K, 3, C), dtype)
+    mark = scratch.start
+    short = [scratch.take((K, 3, C), dtype) for _ in range(program.temporaries)]
+    scratch.start = mark
+    long = [scratch.take((a, K, C), dtype) for _ in range(program.temporaries)]
+    if scratch.measures:
+        return
+    order = (2, 1, 0) if flip else (0, 1, 2)
+    program.run(short, g=[w[:, r] for r in order], v=list(half))
+    program.run(long, g=[half[:, :, s] for s in order], v=[out[:, j] for j in range(a)])
+
+
+def transform_taps(winograd: Winograd, sums: Array, dw: Array, scratch: Scratch) -> None:
+    """Transform the summed products sums: (a, a, K, C) into dw: (K, 3, 3, C)."""
+    a, K, C, dtype, program = winograd.a, dw.shape[0], dw.shape[3], dw.dtype.name, winograd.taps
+    half = scratch.take((3, a, K, C), dtype)
+    mark = scratch.start
+    short = [scratch.take((a, K, C), dtype) for _ in range(program.temporaries)]
+    scratch.start = mark
+    long = [scratch.take((3, K, C), dtype) for _ in range(program.temporaries)]
+    if scratch.measures:
+        return
+    program.run(short, v=list(sums), g=list(half))
+    program.run(long, v=[half[:, j] for j in range(a)], g=[dw[:, :, s].transpose(1, 0, 2) for s in range(3)])
