@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -92,6 +93,8 @@ class Network:
         self.labels: Tensor | None = None
         self.nodes: list[Node] = []
         self._tensors: dict[str, Tensor] = {"input": self.input}
+        self._by_name: dict[str, Node] = {}
+        self._layers: Counter[type[Layer]] = Counter()
 
     @property
     def batch(self) -> int:
@@ -122,6 +125,8 @@ class Network:
         if shapes.labels is not None and layer.is_loss:
             self.labels = Tensor("labels", shapes.labels.shape, shapes.labels.dtype or self.dtype, Role.INPUT)
         self.nodes.append(node)
+        self._by_name[name] = node
+        self._layers[type(layer)] += 1
         self._tensors[node.y.name] = node.y
         return node.y
 
@@ -139,17 +144,16 @@ class Network:
         return shapes
 
     def _number(self, layer: Layer) -> str:
-        taken = {n.name for n in self.nodes}
-        count = 1 + sum(type(n.layer) is type(layer) for n in self.nodes)
-        while f"{layer.kind}{count}" in taken:
+        count = 1 + self._layers[type(layer)]
+        while f"{layer.kind}{count}" in self._by_name:
             count += 1
         return f"{layer.kind}{count}"
 
     def _check_inputs(self, name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
-        if any(n.name == name for n in self.nodes):
-            raise LayerError(f"a layer named {name!r} is in the network already")
         if any(n.layer is layer for n in self.nodes):
             raise LayerError(f"{name}: the same layer object was added before; make a new one (weights are not shared)")
+        if name in self._by_name:
+            raise LayerError(f"a layer named {name!r} is in the network already")
         if not re.fullmatch(r"[^\s.]+", name) or name in ("input", "labels", "clock"):
             raise LayerError(f"{name!r} cannot name a layer: not empty, no '.' or space, not input, labels or clock")
         wanted = layer.inputs
@@ -158,7 +162,7 @@ class Network:
         for t in inputs:
             if self._tensors.get(getattr(t, "name", "")) is not t:
                 raise ValueError(f"{name}: {t!r} is no tensor of this network; pass what net.add returned or net.input")
-        if any(n.y is t and n.layer.is_loss for n in self.nodes for t in inputs):
+        if self.labels is not None and any(t is self.loss.y for t in inputs):
             raise LayerError(f"{name}: a loss feeds no layer")
 
     def _own(self, name: str, specs: Mapping[str, Spec], role: Role) -> dict[str, Tensor]:
@@ -173,7 +177,7 @@ class Network:
     @property
     def loss(self) -> Node:
         """The loss layer's node.  Raises LayerError if there is none."""
-        for node in self.nodes:
+        for node in reversed(self.nodes):
             if node.layer.is_loss:
                 return node
         raise LayerError(f"{self.name} has no loss layer; add SoftmaxCrossEntropy() or MeanSquaredError() last")
@@ -186,9 +190,8 @@ class Network:
         return self.loss.inputs[0] if self.labels is not None else self.nodes[-1].y
 
     def __getitem__(self, name: str) -> Node:
-        for node in self.nodes:
-            if node.name == name:
-                return node
+        if name in self._by_name:
+            return self._by_name[name]
         raise KeyError(f"{name!r} is no layer of {self.name}; its layers: {', '.join(n.name for n in self.nodes)}")
 
     @property

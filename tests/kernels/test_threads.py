@@ -11,7 +11,7 @@ from vdnn.kernels.numpy.threads import BLAS, Workers, available_threads
 
 
 def counts():
-    return [library.get_num_threads() for library in BLAS.find()]
+    return [library.get_num_threads() for library, _ in BLAS.find()]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -134,3 +134,20 @@ def test_the_default_is_what_the_process_may_use():
     assert NumpyKernels().threads == available_threads() >= 1
     with pytest.raises(ValueError, match="threads=0"):
         Workers(0)
+
+
+def test_the_blas_is_held_from_any_thread_whichever_came_first():
+    before = counts()
+    seen = []
+
+    def hold():
+        with BLAS.single():
+            seen.append(counts())
+
+    for _ in range(2):
+        thread = threading.Thread(target=hold)
+        thread.start()
+        thread.join()
+    hold()
+    assert seen == [[1] * len(before)] * 3
+    assert counts() == before

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray: layers are written once for both
@@ -68,6 +69,21 @@ class Algorithm:
     name: str
     workspace: int
     rate: float = 1.0
+
+
+def _parameters(method: Callable[..., None]) -> tuple[tuple[str, bool, bool], ...]:
+    """(name, whether it has no default, whether it is **name) of each parameter of a bound method."""
+    function = getattr(method, "__func__", None)
+    return _signature(method) if function is None else _signature(function)[1:]  # without self
+
+
+@cache
+def _signature(function: Callable[..., None]) -> tuple[tuple[str, bool, bool], ...]:
+    """Reading a signature takes 70 us, and a deep network asks thousands of times for the same few."""
+    return tuple(
+        (name, p.default is inspect.Parameter.empty, p.kind is inspect.Parameter.VAR_KEYWORD)
+        for name, p in inspect.signature(function).parameters.items()
+    )
 
 
 DEFAULT = (Algorithm("default", 0),)
@@ -139,11 +155,8 @@ class Layer:
         if method is None:
             return {}
         needs: dict[str, bool] = {}
-        for name, p in inspect.signature(method).parameters.items():
-            if p.kind is inspect.Parameter.VAR_KEYWORD:
-                needs |= {f"{name}{i}": True for i in range(inputs)}
-            else:
-                needs[name] = p.default is inspect.Parameter.empty
+        for name, required, stands_for_all in _parameters(method):
+            needs |= {f"{name}{i}": True for i in range(inputs)} if stands_for_all else {name: required}
         return needs
 
     def check(self, shapes: Shapes, inputs: int) -> None:
@@ -186,5 +199,6 @@ class Layer:
         """
         if type(self).__init__ is object.__init__:
             return {}
-        names = [n for n in inspect.signature(type(self).__init__).parameters if n not in ("self", "args", "kwargs")]
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return {n: getattr(self, n) for n in names if hasattr(self, n)}

@@ -6,6 +6,7 @@ whatever runs next, and a fixed split by vdnn keeps results independent of the n
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import queue
@@ -35,22 +36,22 @@ class Blas:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.depth = 0
-        self.libraries: list[Any] | None = None
+        self.setters: list[tuple[Any, Callable[[int], Any]]] | None = None
         self.before: list[int | None] = []
 
-    def find(self) -> list[Any]:
-        """The library controllers of all BLAS libraries that are loaded."""
-        if self.libraries is None:
+    def find(self) -> list[tuple[Any, Callable[[int], Any]]]:
+        """(its controller, the function that sets its number of threads) for every BLAS that is loaded."""
+        if self.setters is None:
             controllers = threadpoolctl.ThreadpoolController().lib_controllers
-            self.libraries = [library for library in controllers if library.user_api == "blas"]
-        return self.libraries
+            self.setters = [(library, _setter(library)) for library in controllers if library.user_api == "blas"]
+        return self.setters
 
     @contextmanager
     def single(self) -> Iterator[None]:
         """Hold the BLAS to one thread inside the block; blocks may nest and overlap between threads."""
         with self.lock:
             if self.depth == 0:
-                self.before = [library.get_num_threads() for library in self.find()]
+                self.before = [library.get_num_threads() for library, _ in self.find()]
                 self.hold()
             self.depth += 1
         try:
@@ -59,14 +60,25 @@ class Blas:
             with self.lock:
                 self.depth -= 1
                 if self.depth == 0:
-                    for library, count in zip(self.find(), self.before, strict=True):
+                    for (_, set_threads), count in zip(self.find(), self.before, strict=True):
                         if count is not None:
-                            library.set_num_threads(count)
+                            set_threads(count)
 
     def hold(self) -> None:
         """Set one thread; a BLAS on OpenMP keeps the number per calling thread, so every worker calls this too."""
-        for library in self.find():
-            library.set_num_threads(1)
+        for _, set_threads in self.find():
+            set_threads(1)
+
+
+def _setter(library: Any) -> Callable[[int], Any]:
+    """The BLAS's own function: threadpoolctl's obeys only the thread that called it first, and ignores all others."""
+    for prefix in ("", "scipy_"):
+        for suffix in ("", "64_", "_64"):
+            found = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
+            if found is not None:
+                found.argtypes, found.restype = [ctypes.c_int], None
+                return found  # type: ignore[no-any-return]
+    return library.set_num_threads  # type: ignore[no-any-return]
 
 
 BLAS = Blas()  # the setting is the process's, so its keeper is too

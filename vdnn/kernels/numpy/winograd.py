@@ -13,7 +13,7 @@ from vdnn.kernels.numpy.layout import Scratch
 from vdnn.kernels.numpy.threads import Workers
 from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
 from vdnn.kernels.numpy.window import Tile
-from vdnn.kernels.numpy.winograd_plan import ConvPlan, conv_plan, weights_plan
+from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, conv_plan, weights_plan
 from vdnn.kernels.numpy.winograd_tiles import store, transform, transform_filter, transform_taps
 from vdnn.layers.base import Array
 
@@ -64,14 +64,19 @@ class _Convolution:
         self.source, self.w, self.turned, self.bias, self.result = source, w, turned, bias, result
         self.space, self.dtype, a = space, source.dtype.name, winograd.a
         scratch = Scratch(space)
-        self.filter = scratch.take((a, a, w.shape[0], w.shape[3]), self.dtype)
+        # A small filter is stored as (A, B), which the BLAS multiplies faster; for a large one that is not worth
+        # writing across the grain, and the BLAS takes the transposed view of (B, A) as well.
+        K, C = w.shape[0], w.shape[3]
+        across = not turned and plan.filter_bytes < LARGE_FILTER
+        self.filter = scratch.take((a, a, *((C, K) if across else (K, C))), self.dtype)
         if not plan.fused:
             self.inner = scratch.take((a * a, plan.tiles, source.shape[3]), self.dtype)
             self.outer = scratch.take((a * a, plan.tiles, result.shape[3]), self.dtype)
         self.start = scratch.start
-        # (a * a, A, B); the transposed view is one that the BLAS takes as it is
         flat = self.filter.reshape(a * a, *self.filter.shape[2:])
-        self.matrices = flat if turned else flat.transpose(0, 2, 1)
+        self.matrices = flat if turned or across else flat.transpose(0, 2, 1)  # (a * a, A, B)
+        if across:
+            self.filter = self.filter.transpose(0, 1, 3, 2)
 
     def scratch(self, worker: int) -> Scratch:
         """A worker's own part of the workspace."""
