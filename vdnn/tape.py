@@ -80,9 +80,14 @@ class Buffer:
     tensors: tuple[Tensor, ...]
 
     @cached_property
+    def payload(self) -> int:
+        """Bytes of the largest of its tensors, without padding."""
+        return max(t.nbytes for t in self.tensors)
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes that the buffer takes in an arena."""
-        return granules(max(t.nbytes for t in self.tensors))
+        return granules(self.payload)
 
     @property
     def role(self) -> Role:

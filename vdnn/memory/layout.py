@@ -26,6 +26,7 @@ Reals = NDArray[np.float64]
 
 EFFORT = 2_000_000  # at most about a second for a few hundred layers
 _PAIRS = 400_000  # overlapping pairs listed at most; beyond, long lifetimes stay where they were stacked
+_FEW = 8  # pairs a lifetime: laying all freely is then as quick as stacking the long ones first
 _SPAN = 64  # positions; longer lifetimes are stacked first
 _ABOVE = 1 << 60  # granules: above everything
 
@@ -89,19 +90,37 @@ def place(lifetimes: Sequence[Lifetime], *, target: float = 1.0, effort: int = E
 def _lay(start: Ints, stop: Ints, size: Ints, goal: int, effort: int) -> Ints:
     """Offsets with extent at most `goal`, or the best found; in granules. `start` ascends; times are ranks from 0."""
     long = _long(start, stop)
-    short = ~long
+    pairs = _pairs(start, stop)
+    free = [~long]  # what moves; the rest is stacked and stays
+    if long.any() and pairs <= _PAIRS:
+        # The stack may be in the way, so also with nothing fixed: first where lifetimes meet few others, or else last.
+        free.insert(0 if pairs <= _FEW * len(start) else 1, np.ones_like(long))
+    shares = [effort] if len(free) == 1 else [effort // 4, effort - effort // 4]  # more for the last
+    ways: list[tuple[NDArray[np.bool_], Ints, _Board, list[Reals]]] = []
+    best = np.full_like(size, _ABOVE)
+    for search in (False, True):  # a search only where rankings alone do not reach the goal
+        for n, moves in enumerate(free):
+            if not search:
+                ways.append((moves, *_prepared(start, stop, size, moves)))
+            _, offsets, board, preferences = ways[n]
+            offsets[moves] = _climb(board, preferences, goal, shares[n] if search else 0)
+            if _extent(offsets, size) < _extent(best, size):
+                best = offsets.copy()
+            if _extent(best, size) <= goal:
+                return best
+        if not effort:
+            break
+    return best
+
+
+def _prepared(start: Ints, stop: Ints, size: Ints, moves: NDArray[np.bool_]) -> tuple[Ints, _Board, list[Reals]]:
+    """(offsets with what does not move stacked, the board of what moves, its rankings)."""
+    stays = ~moves
     offsets = np.zeros_like(size)
-    offsets[long] = _stack(start[long], stop[long], size[long])
-    edges = _edges(start[long], stop[long], offsets[long], offsets[long] + size[long], int(start[-1]) + 1)
-    together = bool(long.any()) and _pairs(start, stop) <= _PAIRS
-    board = _Board.make(start[short], stop[short], size[short], edges)
-    first = effort // 4 if together else effort  # the rest for both together, where a turn takes longer
-    offsets[short] = _climb(board, _preferences(start[short], stop[short], size[short]), goal, first)
-    if together and _extent(offsets, size) > goal:  # the stack was in the way: nothing fixed, more pairs
-        others = _climb(_Board.make(start, stop, size, []), _preferences(start, stop, size), goal, effort - first)
-        if _extent(others, size) < _extent(offsets, size):
-            return others
-    return offsets
+    offsets[stays] = _stack(start[stays], stop[stays], size[stays])
+    edges = _edges(start[stays], stop[stays], offsets[stays], offsets[stays] + size[stays], int(start[-1]) + 1)
+    board = _Board.make(start[moves], stop[moves], size[moves], edges)
+    return offsets, board, _preferences(start[moves], stop[moves], size[moves])
 
 
 def _extent(offsets: Ints, size: Ints) -> int:

@@ -1,0 +1,1 @@
+"""The memory manager: policies decide, passes plan, the verifier proves, devices run, the simulator predicts."""

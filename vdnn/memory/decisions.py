@@ -1,0 +1,148 @@
+"""Fate and Decisions: what a policy says about a step, by name, and nothing about how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from vdnn.network import Role, Tensor
+from vdnn.tape import Tape, near
+
+
+class Fate(StrEnum):
+    """What happens to a forward tensor after its last forward use."""
+
+    KEEP = "keep"  # stays on the device until its last backward use
+    OFFLOAD = "offload"  # is copied to the host and comes back before its first backward use
+    DROP = "drop"  # is forgotten; if backward reads it, its forward op runs again
+
+
+KEEP, OFFLOAD, DROP = Fate.KEEP, Fate.OFFLOAD, Fate.DROP
+
+
+class PlanError(ValueError):
+    """A plan that is not safe, or cannot be made; the message shows the plan around the fault, if there is one."""
+
+
+class DecisionError(PlanError):
+    """Decisions that do not fit the tape: an unknown tensor, op or algorithm, or a fate that a tensor cannot have."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a policy returns.
+
+    fates       {tensor: Fate}; keys are names or tensors.  A tensor that backward reads is kept unless said
+                otherwise; any other is dropped.  Tensors that share bytes share one fate.
+    algorithms  {op: algorithm's name} for those that are not to be the default of the plan
+    ahead       how many ops before its first backward use a prefetch may start; one number, or {tensor: number}
+    slack       how many ops after its last forward use the source of an offload is freed (the free waits for the copy
+                in any case); one number, or {tensor: number}
+    returns     "once": an offloaded tensor comes back once and stays until its last use; "each": it leaves again
+                between backward uses that have other ops between them, since the host still has its copy
+    lifetimes   "sliding": only what is needed is on the device (paper, section III-A); "network": everything is
+                allocated for the whole step, gradient maps and workspaces in shared slots (the paper's baseline, IV-A)
+    """
+
+    fates: Mapping[Any, Fate] = field(default_factory=dict)
+    algorithms: Mapping[str, str] = field(default_factory=dict)
+    ahead: int | Mapping[str, int] = 1
+    slack: int | Mapping[str, int] = 0
+    returns: str = "once"
+    lifetimes: str = "sliding"
+
+    def ahead_of(self, buffer: str) -> int:
+        """How many ops early the prefetch of this buffer may start."""
+        return self.ahead if isinstance(self.ahead, int) else self.ahead.get(buffer, 1)
+
+    def slack_of(self, buffer: str) -> int:
+        """How many ops late the source of this buffer's offload is freed."""
+        return self.slack if isinstance(self.slack, int) else self.slack.get(buffer, 0)
+
+
+def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
+    """`decisions` (or a bare mapping of fates) with every buffer's fate and every op's algorithm filled in.
+
+    Fates become {buffer's name: Fate}, algorithms {op's name: name} with `algorithms` as the default.
+    Raises DecisionError naming what does not fit.
+    """
+    if isinstance(decisions, Mapping):
+        decisions = Decisions(decisions)
+    if not isinstance(decisions, Decisions):
+        raise DecisionError(
+            f"a policy returns Decisions or a mapping {{tensor: Fate}}, not {type(decisions).__name__}: "
+            f"{repr(decisions)[:80]}"
+        )
+    if decisions.lifetimes not in ("sliding", "network"):
+        raise DecisionError(f"lifetimes {decisions.lifetimes!r} is neither 'sliding' nor 'network'")
+    if decisions.returns not in ("once", "each"):
+        raise DecisionError(f"returns {decisions.returns!r} is neither 'once' nor 'each'")
+    chosen = dict(algorithms)
+    for key, name in decisions.algorithms.items():
+        if key not in tape.index:
+            raise DecisionError(f"{key!r} is no op of {tape.network}{near(key, tape.index)}")
+        chosen[key] = name
+    for op in tape.ops:
+        if chosen.setdefault(op.name, op.algorithms[0].name) not in {a.name for a in op.algorithms}:
+            names = ", ".join(a.name for a in op.algorithms)
+            raise DecisionError(f"{op.name} has no algorithm {chosen[op.name]!r}; it has {names}")
+    chosen = {op.name: chosen[op.name] for op in tape.ops}
+    return replace(
+        decisions,
+        fates=_fates(decisions.fates, tape),
+        algorithms=chosen,
+        ahead=_counts("ahead", decisions.ahead, tape),
+        slack=_counts("slack", decisions.slack, tape),
+    )
+
+
+def _fates(given: Mapping[Any, Any], tape: Tape) -> dict[str, Fate]:
+    saved = {tape.buffer_of[t.name] for t in tape.saved}
+    fates: dict[str, Fate] = {}
+    for key, value in given.items():
+        buffer = tape.buffer_of[_known(key, tape).name]
+        try:
+            fate = Fate(value)
+        except ValueError:
+            raise DecisionError(f"{value!r} is no fate for {key}; fates are keep, offload, drop") from None
+        _check_fate(buffer, fate, tape)
+        if fates.setdefault(buffer, fate) is not fate:
+            names = ", ".join(t.name for t in tape.buffers[buffer].tensors)
+            raise DecisionError(f"{names} share bytes and cannot be both {fates[buffer]} and {fate}")
+    for tensor in tape.features:
+        buffer = tape.buffer_of[tensor.name]
+        kept = buffer in saved or tensor.role is Role.INPUT
+        fates.setdefault(buffer, Fate.KEEP if kept else Fate.DROP)
+    return fates
+
+
+def _known(key: Any, tape: Tape) -> Tensor:
+    if not isinstance(key, (str, Tensor)):
+        raise DecisionError(f"fates are keyed by tensors or their names, not {key!r}")
+    try:
+        return tape.tensor(key)
+    except KeyError as error:
+        raise DecisionError(error.args[0]) from None
+
+
+def _check_fate(buffer: str, fate: Fate, tape: Tape) -> None:
+    role = tape.buffers[buffer].role
+    if role is Role.INPUT and fate is Fate.DROP:
+        raise DecisionError(f"{buffer} cannot be dropped, since no op makes it; offload it (the host has its copy)")
+    if role not in (Role.INPUT, Role.FEATURE) and fate is not Fate.KEEP:
+        raise DecisionError(
+            f"the fate of {buffer} cannot be {fate}: its role is {role}, and only feature maps and inputs may leave "
+            "the device"
+        )
+
+
+def _counts(what: str, given: int | Mapping[str, int], tape: Tape) -> int | dict[str, int]:
+    items = {"": given} if isinstance(given, int) else dict(given)
+    for value in items.values():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DecisionError(f"{what} counts ops, so it is an integer of at least 0, not {value!r}")
+    if isinstance(given, int):
+        return given
+    return {tape.buffer_of[_known(k, tape).name]: v for k, v in given.items()}

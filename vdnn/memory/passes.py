@@ -1,0 +1,247 @@
+"""The five passes that turn decisions into a plan.  Each takes a list of steps and returns one, one concern each.
+
+    rerun_dropped   the ops, with forward ops run again where backward needs what was dropped
+    copy_offloaded  + copies to and from the host
+    allocate        + alloc and free of every buffer and workspace
+    place           + offsets in the arena and in the host slab (vdnn.memory.place)
+    order           + waits between streams (vdnn.memory.order)
+
+Between passes a step is on its stream and in plan order; nothing else is decided before its pass.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import pairwise
+
+from vdnn.memory.decisions import Decisions, Fate
+from vdnn.memory.layout import EFFORT
+from vdnn.memory.order import order
+from vdnn.memory.place import RESIDENT, place
+from vdnn.memory.plan import Plan, Step, workspace_of
+from vdnn.network import Role
+from vdnn.tape import Tape
+
+
+def make_plan(tape: Tape, decisions: Decisions, *, undo: bool = False, policy: str = "", effort: int = EFFORT) -> Plan:
+    """The plan of `tape` under `decisions` (resolved: every fate and algorithm named).
+
+    undo    copy every weight, state and statistic to the host before it is updated, so that a failure can be undone
+    effort  how hard `place` searches for a tight layout
+    """
+    steps = rerun_dropped(tape, decisions)
+    steps = copy_offloaded(steps, tape, decisions, undo)
+    steps = allocate(steps, tape, decisions)
+    plan = Plan(tape, decisions, tuple(steps), 0, 0, policy)
+    plan = place(plan, effort)
+    return replace(plan, steps=tuple(order(plan)))
+
+
+# ---- rerun_dropped
+
+
+def rerun_dropped(tape: Tape, decisions: Decisions) -> list[Step]:
+    """Compute steps: every op in tape order, and before a backward op the forward ops that bring back what it reads.
+
+    After this, every buffer that an op reads was written by an earlier step and not forgotten since.
+    """
+    absent = {b for b, fate in decisions.fates.items() if fate is Fate.DROP}
+    steps: list[Step] = []
+
+    def run(i: int) -> None:
+        name = tape.ops[i].name
+        steps.append(Step("compute", name, algorithm=decisions.algorithms[name]))
+
+    for i in range(len(tape.ops)):
+        if i >= tape.turn:
+            for buffer in tape.reads[i]:
+                for j in _bring_back(buffer, tape, absent):
+                    run(j)
+        run(i)
+    return steps
+
+
+def _bring_back(buffer: str, tape: Tape, absent: set[str]) -> list[int]:
+    """Places of the ops to run again so that `buffer` is there, none if it is; what they make is taken off `absent`."""
+    order: list[int] = []
+    pending = [(buffer, False)]
+    while pending:  # depth first without recursion: a network may be thousands of layers deep
+        wanted, inputs_done = pending.pop()
+        if wanted not in absent:
+            continue
+        ops = _makers(wanted, tape)
+        made = {b for j in ops for b in tape.writes[j]}
+        if inputs_done:
+            order += ops
+            # an in-place op that is left out leaves its buffer as it was before: not what a reader would want
+            partly = {b for b in made if not set(tape.makers[b]) <= set(ops)}
+            absent -= made - partly
+            absent |= partly
+            continue
+        pending.append((wanted, True))
+        needed = (b for j in ops for b in tape.reads[j] if b in absent and b not in made)
+        pending += [(b, False) for b in dict.fromkeys(needed)]
+    return order
+
+
+def _makers(buffer: str, tape: Tape) -> list[int]:
+    """Places of the forward ops that make `buffer`, and of those that made, in place before them, what they change.
+
+    Ops that change the same bytes later stay out: their weights may have been updated already.
+    """
+    ops = set(tape.makers[buffer])
+    for j in tape.makers[buffer]:
+        for b in tape.writes[j]:
+            if b in tape.reads[j]:
+                ops |= {k for k in tape.makers[b] if k < j}
+    return sorted(ops)
+
+
+# ---- copy_offloaded
+
+
+def copy_offloaded(steps: list[Step], tape: Tape, decisions: Decisions, undo: bool) -> list[Step]:
+    """Insert copies: inputs to the device; offloads at the last forward use; prefetches `ahead` ops before the first
+    backward use; results, and what an update will overwrite (undo), to the host.
+
+    After this, whatever an op reads is on the device, as far as plan order is concerned.
+    """
+    before: dict[int, list[Step]] = {}
+    after: dict[int, list[Step]] = {}
+    for buffer, places in _uses(steps, tape).items():
+        fate = decisions.fates.get(buffer)
+        ahead = decisions.ahead_of(buffer)
+        is_input = tape.buffers[buffer].role is Role.INPUT
+        if is_input:
+            before.setdefault(max(0, places[0][0] - ahead), []).append(Step("prefetch", buffer, "prefetch"))
+        back = next((k for k, (i, _) in enumerate(places) if i >= tape.turn), len(places))
+        if fate is not Fate.OFFLOAD or back in (0, len(places)) or places[back][1] == "make":
+            continue  # backward reads it never, or has it made again
+        leave, how = places[back - 1]
+        if not is_input:  # the host has its copy of an input
+            # a copy only reads, so it may run beside the op that reads last, but not beside one that writes
+            where = before if how == "read" else after
+            where.setdefault(leave, []).append(Step("offload", buffer, "offload"))
+        for after_use, use in _returns(places[back - 1 :], decisions.returns == "each"):
+            before.setdefault(max(after_use + 1, use - ahead), []).append(Step("prefetch", buffer, "prefetch"))
+    _copy_results(steps, tape, after)
+    if undo:
+        _copy_undo(steps, tape, before)
+    out: list[Step] = []
+    for i, step in enumerate(steps):
+        out += [*before.get(i, ()), step, *after.get(i, ())]
+    return out
+
+
+def _returns(places: list[tuple[int, str]], each: bool) -> list[tuple[int, int]]:
+    """(use before, use) for every use that the buffer comes back for: the first backward use, which is the second of
+    `places`; and if it is to leave in between, every later one that is not next to the one before.
+    """
+    returns = [(places[0][0], places[1][0])]
+    for (previous, _), (use, how) in pairwise(places[1:]):
+        if not each or how == "make":
+            break
+        if use > previous + 1:
+            returns.append((previous, use))
+    return returns
+
+
+def _uses(steps: list[Step], tape: Tape) -> dict[str, list[tuple[int, str]]]:
+    """{buffer: [(place in steps, "make", "read" or "write")]}; a write reads too, a make does not."""
+    uses: dict[str, list[tuple[int, str]]] = {}
+    for i, step in enumerate(steps):
+        k = tape.index[step.name]
+        reads, writes = tape.reads[k], tape.writes[k]
+        for b in reads:
+            uses.setdefault(b, []).append((i, "write" if b in writes else "read"))
+        for b in writes:
+            if b not in reads:
+                uses.setdefault(b, []).append((i, "make"))
+    return uses
+
+
+def _copy_results(steps: list[Step], tape: Tape, after: dict[int, list[Step]]) -> None:
+    made: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        for name in tape.ops[tape.index[step.name]].writes:
+            made.setdefault(name, i)  # the first run; a rerun writes the same
+    for name in tape.results:
+        after.setdefault(made[name], []).append(Step("offload", tape.buffer_of[name], "offload"))
+
+
+def _copy_undo(steps: list[Step], tape: Tape, before: dict[int, list[Step]]) -> None:
+    """What is overwritten for good is copied first, at the update that overwrites it."""
+    resident = set(tape.resident)
+    for i, step in enumerate(steps):
+        overwritten = [b for b in tape.writes[tape.index[step.name]] if b in resident]
+        before.setdefault(i, []).extend(Step("offload", b, "offload") for b in overwritten)
+
+
+# ---- allocate
+
+
+def allocate(steps: list[Step], tape: Tape, decisions: Decisions) -> list[Step]:
+    """Insert an alloc before each creation of a buffer and a free after its last use before the next creation.
+
+    Resident buffers are allocated first and never freed.  `slack` delays the free of an offloaded source, so that
+    compute need not wait for the copy.  After this, every access lies between an alloc and a free of its buffer.
+    """
+    births, deaths = _lives(steps, tape, decisions)
+    out = [Step("alloc", b) for b in tape.resident]
+    for i, step in enumerate(steps):
+        out += [Step("alloc", b) for b in births.get(i, ())]
+        scratch = step.kind == "compute" and _scratch(step, tape)
+        if scratch:
+            out += [Step("alloc", workspace_of(step.name)), step, Step("free", workspace_of(step.name))]
+        else:
+            out.append(step)
+        out += [Step("free", b) for b in deaths.get(i, ())]
+    return out
+
+
+def _scratch(step: Step, tape: Tape) -> int:
+    return tape.ops[tape.index[step.name]].algorithm(step.algorithm).workspace
+
+
+def _lives(steps: list[Step], tape: Tape, decisions: Decisions) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """{place: buffers born there} and {place: buffers that die after it}."""
+    lives: dict[str, list[list[int]]] = {}  # per buffer [born, last used], life after life
+    moved: dict[str, int] = {}  # which life of an offloaded buffer ends with its copy
+    for i, step in enumerate(steps):
+        reads, writes = _accesses(step, tape)
+        for b in reads:
+            lives[b][-1][1] = i
+        for b in writes:
+            if b not in reads:
+                lives.setdefault(b, []).append([i, i])
+        if step.kind == "offload" and decisions.fates.get(step.name) is Fate.OFFLOAD:
+            moved[step.name] = len(lives[step.name]) - 1
+    computes = [i for i, s in enumerate(steps) if s.kind == "compute"]
+    births: dict[int, list[str]] = {}
+    deaths: dict[int, list[str]] = {}
+    for b, spans in lives.items():
+        if decisions.lifetimes == "network" and tape.buffers[b].role is not Role.GRADIENT:
+            spans = [[0, len(steps) - 1]]
+        for n, (born, last) in enumerate(spans):
+            if moved.get(b) == n and decisions.slack_of(b):
+                later = computes[bisect_right(computes, last) :][: decisions.slack_of(b)]
+                limit = spans[n + 1][0] - 1 if n + 1 < len(spans) else len(steps) - 1
+                last = max(last, min(later[-1] if later else last, limit))
+            births.setdefault(born, []).append(b)
+            deaths.setdefault(last, []).append(b)
+    return births, deaths
+
+
+def _accesses(step: Step, tape: Tape) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The buffers that a step reads and writes on the device, resident ones left out."""
+    if step.kind == "compute":
+        k = tape.index[step.name]
+        return _moving(tape.reads[k], tape), _moving(tape.writes[k], tape)
+    if step.kind == "offload":
+        return _moving((step.name,), tape), ()
+    return (), (step.name,)
+
+
+def _moving(buffers: tuple[str, ...], tape: Tape) -> tuple[str, ...]:
+    return tuple(b for b in buffers if tape.buffers[b].role not in RESIDENT)

@@ -1,0 +1,305 @@
+"""Step and Plan: a training step as a list that can be printed, parsed back, verified, simulated and run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vdnn.layers.base import Algorithm
+from vdnn.memory.decisions import Decisions, Fate
+from vdnn.memory.decisions import PlanError as PlanError
+from vdnn.network import Role, Tensor
+from vdnn.tape import GRANULE, Op, Tape, granules
+
+if TYPE_CHECKING:
+    from vdnn.memory.trace import Trace
+
+KINDS = ("compute", "alloc", "free", "offload", "prefetch")
+STREAMS = ("compute", "offload", "prefetch")
+SHARED = (Role.GRADIENT, Role.WORKSPACE)  # what shares slots under network-wide lifetimes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a plan.
+
+    kind       compute, alloc, free, offload (device to host) or prefetch (host to device)
+    name       the op of a compute step; else the buffer ("conv1.forward.workspace" for an op's scratch)
+    stream     where it runs: compute, offload or prefetch; alloc and free do nothing when a plan runs
+    offset     alloc: bytes into the arena; offload and prefetch: bytes into the host slab; else -1
+    algorithm  of a compute step
+    waits      indices of earlier steps on other streams that must have finished
+    """
+
+    kind: str
+    name: str
+    stream: str = "compute"
+    offset: int = -1
+    algorithm: str = ""
+    waits: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.stream:<8} {self.kind:<8} {self.name}"
+        if self.algorithm:
+            text += f" by {self.algorithm}"
+        if self.offset >= 0:
+            text += f" @{self.offset}"
+        if self.waits:
+            text += f" after {' '.join(map(str, self.waits))}"
+        return text
+
+    @classmethod
+    def parse(cls, text: str) -> Step:
+        """The step that prints as `text`.  Raises PlanError."""
+        found = _LINE.fullmatch(text.strip())
+        if not found:
+            raise PlanError(f"not a step: {text!r}")
+        stream, kind, name, algorithm, offset, waits = found.groups()
+        if kind not in KINDS or stream not in STREAMS:
+            raise PlanError(f"no such kind of step or stream: {text!r}")
+        after = tuple(int(i) for i in (waits or "").split())
+        return cls(kind, name, stream, int(offset) if offset else -1, algorithm or "", after)
+
+
+_LINE = re.compile(r"(\w+) +(\w+) +(\S+)(?: by (\S+))?(?: @(\d+))?(?: after ([\d ]+))?")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A step of training, decided to the byte before it runs.  Immutable.
+
+    steps        in the order in which they are issued; each stream runs its own in this order
+    arena_bytes  size of the device slab that the layout needs
+    host_bytes   size of the host slab: offloaded tensors, inputs, results and the undo area
+    """
+
+    tape: Tape
+    decisions: Decisions
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    host_bytes: int
+    policy: str = ""
+
+    # ---- figures
+
+    @cached_property
+    def live_bytes(self) -> tuple[int, ...]:
+        """Bytes live after each step, in plan order."""
+        live, out = 0, []
+        for step in self.steps:
+            if step.kind == "alloc":
+                live += self.size(step.name)
+            elif step.kind == "free":
+                live -= self.size(step.name)
+            out.append(live)
+        return tuple(out)
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Most bytes live at one time: what an ideal allocator would need."""
+        if self.decisions.lifetimes == "network":
+            return self.arena_bytes
+        return max(self.live_bytes, default=0)
+
+    @cached_property
+    def offloaded_bytes(self) -> int:
+        """Bytes that fates send to the host in one step (results and the undo area are not among them)."""
+        copies = Counter(s.name for s in self.steps if s.kind == "offload" and self.fate(s.name) is Fate.OFFLOAD)
+        copies.subtract(b for name in self.tape.results if (b := self.tape.buffer_of[name]) in copies)
+        return sum(count * self.payload(name) for name, count in copies.items())
+
+    @property
+    def floor_bytes(self) -> int:
+        """What no plan of this tape can undercut."""
+        return self.tape.floor_bytes
+
+    @cached_property
+    def breakdown(self) -> dict[str, int]:
+        """Bytes live at the peak, by role; they add up to `peak_bytes`."""
+        if self.decisions.lifetimes == "network":
+            return self._slots()
+        at = max(range(len(self.steps)), key=self.live_bytes.__getitem__, default=-1)
+        live: dict[str, int] = {}
+        for step in self.steps[: at + 1]:
+            if step.kind in ("alloc", "free"):
+                sign = 1 if step.kind == "alloc" else -1
+                role = self.role(step.name)
+                live[role] = live.get(role, 0) + sign * self.size(step.name)
+        return {str(role): n for role, n in live.items() if n}
+
+    def _slots(self) -> dict[str, int]:
+        """Bytes of the arena by role under network-wide lifetimes; the slots of a shared role are equally large."""
+        allocs = [s for s in self.steps if s.kind == "alloc"]
+        sizes: dict[Role, list[int]] = {}
+        for step in allocs:
+            sizes.setdefault(self.role(step.name), []).append(self.size(step.name))
+        slots = {role: len({s.offset for s in allocs if self.role(s.name) == role}) for role in SHARED}
+        return {str(role): slots[role] * max(n) if role in SHARED else sum(n) for role, n in sizes.items()}
+
+    @property
+    def threads(self) -> int:
+        """Workers that the workspaces are sized for."""
+        return self.tape.threads
+
+    # ---- what names mean
+
+    def fate(self, name: str) -> Fate | None:
+        """The fate of a buffer; None for what has none (weights, gradients, workspaces)."""
+        return self.decisions.fates.get(name)
+
+    def size(self, name: str) -> int:
+        """Bytes that a buffer, or an op's workspace, takes in the arena."""
+        buffer = self.tape.buffers.get(name)
+        return buffer.nbytes if buffer else granules(self._scratch[name])
+
+    def payload(self, name: str) -> int:
+        """Bytes that a buffer or workspace really holds, without padding."""
+        buffer = self.tape.buffers.get(name)
+        return buffer.payload if buffer else self._scratch[name]
+
+    def role(self, name: str) -> Role:
+        """The role of a buffer or workspace."""
+        return self.tape.buffers[name].role if name in self.tape.buffers else Role.WORKSPACE
+
+    @cached_property
+    def _scratch(self) -> dict[str, int]:
+        chosen = self.decisions.algorithms
+        return {workspace_of(op.name): op.algorithm(chosen[op.name]).workspace for op in self.tape.ops}
+
+    # ---- text and JSON
+
+    def __str__(self) -> str:
+        head = json.dumps(self._header())
+        return "\n".join([f"# vdnn plan {head}", *(f"{i:>5} {step}" for i, step in enumerate(self.steps))]) + "\n"
+
+    @classmethod
+    def parse(cls, text: str, tape: Tape) -> Plan:
+        """The plan of `tape` that prints as `text`.  Raises PlanError."""
+        first, *lines = text.strip().splitlines() or [""]
+        if not first.startswith("# vdnn plan "):
+            raise PlanError(f"a plan's text begins with '# vdnn plan', not {first[:40]!r}")
+        steps: list[Step] = []
+        for line in filter(str.strip, lines):
+            number, _, rest = line.strip().partition(" ")
+            if number != str(len(steps)):  # waits are numbers of steps
+                raise PlanError(f"step {len(steps)} is numbered {number!r}; waits would mean other steps: {line!r}")
+            steps.append(Step.parse(rest))
+        try:
+            return cls._from(json.loads(first.removeprefix("# vdnn plan ")), tuple(steps), tape)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise PlanError(f"not the first line of a plan: {type(error).__name__}: {error}") from error
+
+    def to_json(self) -> str:
+        """The plan with its tape as one JSON object; `Plan.from_json` reads it back."""
+        tape = {k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", *_SET)}
+        tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
+        tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
+        tape["ops"] = [asdict(op) for op in self.tape.ops]
+        steps = [[s.kind, s.name, s.stream, s.offset, s.algorithm, s.waits] for s in self.steps]
+        return json.dumps({"format": "vdnn plan 1", "header": self._header(), "tape": tape, "steps": steps})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.  Raises PlanError if it is none."""
+        try:
+            data = json.loads(text)
+            if data["format"] != "vdnn plan 1":
+                raise PlanError(f"format {data['format']!r} is not 'vdnn plan 1'")
+            tape = _tape_from(data["tape"])
+            steps = tuple(Step(k, n, s, o, a, tuple(w)) for k, n, s, o, a, w in data["steps"])
+            return cls._from(data["header"], steps, tape)
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"not a plan in JSON: {type(error).__name__}: {error}") from error
+
+    def _header(self) -> dict[str, Any]:
+        tape = self.tape
+        d = self.decisions
+        return {
+            "network": tape.network,
+            "batch": tape.batch,
+            "purpose": tape.purpose,
+            "policy": self.policy,
+            **{k: getattr(tape, k) for k in _SET},
+            "alignment": GRANULE,
+            "arena_bytes": self.arena_bytes,
+            "host_bytes": self.host_bytes,
+            "decisions": {
+                "fates": dict(d.fates),
+                "algorithms": dict(d.algorithms),
+                "ahead": d.ahead,
+                "slack": d.slack,
+                "returns": d.returns,
+                "lifetimes": d.lifetimes,
+            },
+        }
+
+    @classmethod
+    def _from(cls, header: Mapping[str, Any], steps: tuple[Step, ...], tape: Tape) -> Plan:
+        for key in ("network", "batch", "purpose", *_SET):
+            if header[key] != getattr(tape, key):
+                raise PlanError(f"the plan is for {key} {header[key]!r}, the tape for {getattr(tape, key)!r}")
+        if header["alignment"] != GRANULE:
+            raise PlanError(f"the plan is aligned to {header['alignment']} bytes, this vdnn to {GRANULE}")
+        d = dict(header["decisions"])
+        d["fates"] = {k: Fate(v) for k, v in d["fates"].items()}
+        return cls(tape, Decisions(**d), steps, header["arena_bytes"], header["host_bytes"], header["policy"])
+
+    # ---- for people
+
+    def table(self, trace: Trace | None = None) -> str:
+        """Tensor by tensor: fate, bytes, when it leaves and returns; with a trace of the plan also times and stalls."""
+        from vdnn.tables import plan_table
+
+        return plan_table(self, trace)
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        from vdnn.tables import plan_html
+
+        return plan_html(self)
+
+    def excerpt(self, at: int, around: int = 6) -> str:
+        """The steps around index `at`, with an arrow."""
+        first = max(0, at - around)
+        lines = []
+        for i, step in enumerate(self.steps[first : at + around + 1], first):
+            lines.append(f"{i:>5} {step}{'   <-- HERE' if i == at else ''}")
+        return "\n".join(lines)
+
+    def computes(self) -> Iterator[tuple[int, Step, Op]]:
+        """(index, step, op) of every compute step."""
+        for i, step in enumerate(self.steps):
+            if step.kind == "compute":
+                yield i, step, self.tape.ops[self.tape.index[step.name]]
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({self.tape.network}, batch {self.tape.batch}, {self.policy or 'own decisions'}: "
+            f"{len(self.steps)} steps, arena {self.arena_bytes} bytes, host {self.host_bytes} bytes)"
+        )
+
+
+_SET = ("kernels", "storage", "threads")  # what, with the alignment, a device must match
+
+
+def workspace_of(op: str) -> str:
+    """The name under which an op's scratch is allocated."""
+    return f"{op}.workspace"
+
+
+def _tape_from(data: Mapping[str, Any]) -> Tape:
+    tensors = {n: Tensor(n, tuple(shape), dtype, Role(role)) for n, shape, dtype, role in data["tensors"]}
+    ops = []
+    for o in data["ops"]:
+        lists = {"reads": tuple(o["reads"]), "writes": tuple(o["writes"])}
+        ops.append(Op(**{**o, **lists, "algorithms": tuple(Algorithm(**a) for a in o["algorithms"])}))
+    plain = {k: data[k] for k in ("network", "batch", "purpose", "optimizer", *_SET)}
+    resident, results = tuple(data["resident"]), tuple(data["results"])
+    return Tape(**plain, tensors=tensors, alias=dict(data["alias"]), ops=tuple(ops), resident=resident, results=results)
