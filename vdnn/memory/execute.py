@@ -1,0 +1,86 @@
+"""walk and execute: run a plan on a device."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vdnn.memory.plan import Plan
+from vdnn.memory.trace import Event, Trace
+
+
+def walk(plan: Plan, device: Any) -> Iterator[Event]:
+    """Run one step of training and yield an event for each step of the plan, in plan order, as it is issued.
+
+    An event's start and finish are set by the end of the step; `device.bytes_in_use` is what the plan has allocated at
+    this point.  If anything fails, or the loop is left early, the streams are stopped, what was overwritten is put back
+    from its undo copy, and the error is raised.
+    """
+    live = plan.live_bytes
+    with _run_of(plan, device) as (run, events):
+        for event in events:
+            device.bytes_in_use = live[event.index]
+            if event.step.kind not in ("alloc", "free"):
+                run.issue(event.stream)
+            yield event
+        run.wait()
+
+
+def execute(plan: Plan, device: Any) -> Trace:
+    """Run one step of training to its end; Ctrl-C is held until then.  Returns what happened when.
+
+    The same as exhausting `walk`, but all steps are issued at once, so that nothing but compute is busy meanwhile.
+    """
+    with interrupt_held(), _run_of(plan, device) as (run, events):
+        run.issue_all()
+        run.wait()
+    return Trace(plan, events, "measured")
+
+
+@contextmanager
+def _run_of(plan: Plan, device: Any) -> Iterator[tuple[Any, list[Event]]]:
+    """A step begun on the device, and its events; whatever goes wrong in the block, nothing stays half done."""
+    events = [Event(i, step, step.stream, None, None) for i, step in enumerate(plan.steps)]
+    with device.stepping():
+        run = device.start(plan)
+        try:
+            yield run, events
+        except BaseException as error:
+            _stop(run)
+            device.restore(plan, run)
+            if run.failed_at >= 0 and error is run.error:
+                error.add_note(f"in step {run.failed_at} of the plan: {plan.steps[run.failed_at]}")
+            raise
+        finally:
+            device.bytes_in_use = plan.tape.resident_bytes
+            for event, start, finish in zip(events, run.start, run.finish, strict=True):
+                event.start, event.finish = start, finish
+            run.is_open = False
+
+
+def _stop(run: Any) -> None:
+    run.cancel()
+    while run.active:
+        try:
+            run.wait()
+        except BaseException:  # it is being raised already
+            continue
+
+
+@contextmanager
+def interrupt_held() -> Iterator[None]:
+    """Hold Ctrl-C until the block ends, so that a step is whole; only the main thread gets it, and can hold it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)  # for a hold around this one, or else KeyboardInterrupt
