@@ -1,0 +1,83 @@
+"""checkpoint: the policy that keeps some tensors and runs the ops between them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isqrt
+
+from vdnn.memory.decisions import DROP, KEEP, Decisions, Fate, resolve
+from vdnn.memory.trial import sketch
+from vdnn.network import Role
+from vdnn.tape import Tape
+
+
+def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
+    """Keep about every sqrt(n)-th tensor and run the ops between again (Chen et al. 2016, arXiv 1604.06174, section 4).
+
+    The tensors kept are cuts: all that later ops need of what came before.  On a chain every tensor is one; in a
+    network with forks, those between its blocks.  Cuts are chosen so that the segments save about equally many bytes,
+    the last segment is kept whole, as backward needs it at once, and of all numbers of segments that one is taken
+    whose plan has the lowest peak.  One segment is `keep_all`, so that no network needs more than with that.
+    """
+    cuts = _cuts(tape)
+    best, least = Decisions(), sketch(tape, resolve({}, tape, algorithms)).peak_bytes
+    for segments in _counts(len(cuts) + 1):
+        decisions = Decisions(_segment_fates(tape, cuts, segments))
+        peak = sketch(tape, resolve(decisions, tape, algorithms)).peak_bytes
+        if peak < least:
+            best, least = decisions, peak
+    return best
+
+
+def _counts(most: int) -> Iterator[int]:
+    """Numbers of segments to try: 2, 3, 4, then ever sparser, up to four times the root of `most`."""
+    count = 2
+    while count <= min(most, 4 * isqrt(most) + 1):
+        yield count
+        count = max(count + 1, count * 5 // 4)
+
+
+def _cuts(tape: Tape) -> list[tuple[int, str]]:
+    """(place of an op, the only feature map that later forward ops read of what was written up to it), in order."""
+    last_read: dict[str, int] = {}
+    last_written: dict[str, int] = {}
+    for i in range(tape.turn):
+        last_read |= dict.fromkeys(tape.reads[i], i)
+        last_written |= dict.fromkeys(tape.writes[i], i)
+    crossing: set[str] = set()
+    cuts = []
+    for i in range(tape.turn):
+        crossing |= {b for b in tape.writes[i] if tape.buffers[b].role is Role.FEATURE}
+        crossing = {b for b in crossing if last_read.get(b, -1) > i}
+        inputs = {b for b in last_read if tape.buffers[b].role is Role.INPUT and b.startswith("input")}
+        if len(crossing) == 1 and not any(last_read[b] > i for b in inputs):
+            (b,) = crossing
+            if last_written[b] <= i:
+                cuts.append((i, b))
+    return list({b: (i, b) for i, b in reversed(cuts)}.values())[::-1]
+
+
+def _segment_fates(tape: Tape, cuts: list[tuple[int, str]], segments: int) -> dict[str, Fate]:
+    """Fates that keep `segments` - 1 of the cuts and what lies behind the last of them, and drop the rest."""
+    sizes = [0] * tape.turn
+    for t in tape.saved:
+        if t.role is Role.FEATURE:
+            b = tape.buffer_of[t.name]
+            sizes[tape.makers[b][0]] += tape.buffers[b].nbytes
+    total, so_far, at = sum(sizes), 0, 0
+    chosen: list[tuple[int, str]] = []
+    for i, b in cuts:
+        so_far += sum(sizes[at : i + 1])
+        at = i + 1
+        if len(chosen) < segments - 1 and so_far * segments >= total * (len(chosen) + 1):
+            chosen.append((i, b))
+    if not chosen:
+        return {}
+    kept = {b for _, b in chosen}
+    end = chosen[-1][0]
+    fates: dict[str, Fate] = dict.fromkeys(kept, KEEP)
+    for t in tape.saved:
+        b = tape.buffer_of[t.name]
+        if t.role is Role.FEATURE and b not in kept:
+            fates[b] = DROP if tape.makers[b][0] <= end else KEEP
+    return fates

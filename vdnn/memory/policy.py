@@ -1,0 +1,179 @@
+"""Policies: functions that decide the fate of every tensor, by name or of one's own.
+
+A policy names what it wants of
+
+    tape        the ops and tensors of the step
+    budget      bytes that the arena may take
+    cost        seconds of ops and copies (vdnn.memory.cost)
+    algorithms  {op: algorithm} that the plan uses unless the policy says otherwise
+
+and returns Decisions, or only {tensor: Fate}.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from vdnn.memory.checkpointing import checkpoint
+from vdnn.memory.cost import Cost
+from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
+from vdnn.memory.trial import downgraded, least_workspace, trial
+from vdnn.tape import Op, Tape
+
+Policy = Callable[..., Any]
+CONV_AND_POOL = ("conv", "pool")
+OFFERED = ("tape", "budget", "cost", "algorithms")
+
+
+def keep_all() -> Decisions:
+    """Everything that backward reads stays on the device until its last use; nothing is copied or run again."""
+    return Decisions()
+
+
+def baseline() -> Decisions:
+    """The paper's baseline (section IV-A): all is there all the time; gradient maps and workspaces share slots."""
+    return Decisions(lifetimes="network")
+
+
+def vdnn_all(tape: Tape) -> Decisions:
+    """Offload the input X of every CONV and POOL layer (section III-C).
+
+    Where several layers read X, it leaves at the last one that does (section III-A, Fig. 3).  A pooling layer that
+    saves the places of its maxima keeps those; its X then leaves only if something else reads it in backward.
+    """
+    return _offload_inputs(tape, CONV_AND_POOL)
+
+
+def vdnn_conv(tape: Tape) -> Decisions:
+    """Offload the input X of every CONV layer only: its time hides the copy best (section III-C)."""
+    return _offload_inputs(tape, ("conv",))
+
+
+def _offload_inputs(tape: Tape, kinds: tuple[str, ...]) -> Decisions:
+    saved = {tape.buffer_of[t.name] for t in tape.saved}
+    last_reader: dict[str, str] = {}  # {X: the last CONV or POOL layer that reads it}, the first in backward
+    for op in tape.ops[: tape.turn]:
+        x = op.arguments.get("x")
+        if x and _is_a(kinds, op) and tape.buffer_of[x] in saved:
+            last_reader[tape.buffer_of[x]] = op.layer
+    return Decisions(dict.fromkeys(last_reader, OFFLOAD), ahead=_one_layer_ahead(tape, last_reader))
+
+
+def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
+    """{X: how many ops before the first that reads X the CONV or POOL layer begins that comes before X's own layer}.
+
+    Before in backward, that is: while one such layer computes, the X of the next one comes back, as in Fig. 10.
+    """
+    first: dict[str, int] = {}  # {buffer: the first backward op that reads it}
+    begins = {"": tape.turn}  # {CONV or POOL layer: its first backward op}, in order
+    for i in range(tape.turn, len(tape.ops)):
+        first |= {b: i for b in tape.reads[i] if b not in first}
+        if _is_a(CONV_AND_POOL, tape.ops[i]):
+            begins.setdefault(tape.ops[i].layer, i)
+    layers = list(begins)
+    ahead = {}
+    for buffer, layer in last_reader.items():
+        before = layers[max(0, layers.index(layer) - 1)] if layer in begins else ""
+        ahead[buffer] = max(1, first[buffer] - begins[before])
+    return ahead
+
+
+def _is_a(kinds: tuple[str, ...], op: Op) -> bool:
+    """Whether the op's layer is of one of these kinds: max and average pooling are both "pool"."""
+    return any(kind in op.kind for kind in kinds)
+
+
+def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str]) -> Decisions:
+    """The first of the paper's trials (section III-C) that fits the budget; here a trial is a plan, not a pass.
+
+    1. vdnn_all with the least workspaces (m).  If this does not fit, nothing does, and it is the result.
+    2. With the given, normally the fastest, algorithms (p): no offload, then vdnn_conv, then vdnn_all.
+    3. vdnn_conv and then vdnn_all with (p), where ops that overflow the budget are downgraded one by one.
+    Else the first.  The paper leaves open in which order layers are downgraded and whether a layer's forward and
+    backward go together.  Here every op that is over the budget, by itself, takes the fastest of the algorithms with
+    less workspace, and this is repeated until the plan fits or nothing is left to take.
+    """
+    least = replace(vdnn_all(tape), algorithms=least_workspace(tape, cost))
+    if trial(tape, resolve(least, tape, algorithms), budget).arena_bytes > budget:
+        return least
+    for decisions in (keep_all(), vdnn_conv(tape), vdnn_all(tape)):
+        if trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget:
+            return decisions
+    for decisions in (vdnn_conv(tape), vdnn_all(tape)):
+        found = downgraded(tape, budget, cost, replace(decisions, algorithms=algorithms))
+        if found is not None:
+            return found
+    return least
+
+
+# ---- by name
+
+_OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+POLICIES: dict[str, Policy] = {f.__name__: f for f in (keep_all, baseline, vdnn_all, vdnn_conv, vdnn_dyn, checkpoint)}
+
+
+class PolicyError(ValueError):
+    """There is no such policy."""
+
+
+def get(policy: str | Policy) -> tuple[str, Policy]:
+    """(name, function) of a policy given by its name, as "module:function", or as the function itself.
+
+    Raises PolicyError with the closest names.
+    """
+    if callable(policy):
+        return getattr(policy, "__name__", type(policy).__name__), policy
+    if not isinstance(policy, str):
+        raise PolicyError(f"a policy is a name, a function or a mapping {{tensor: Fate}}, not {policy!r:.80}")
+    if ":" in policy:
+        return policy, _imported(policy)
+    if policy not in POLICIES:
+        near = difflib.get_close_matches(policy.lower().replace("-", "_"), POLICIES, n=2, cutoff=0.4)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise PolicyError(f"no policy is named {policy!r}{hint}; there are {', '.join(POLICIES)}, or module:function")
+    return policy, POLICIES[policy]
+
+
+def _imported(policy: str) -> Policy:
+    module, _, function = policy.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it imports is not
+        raise PolicyError(f"{policy!r}: there is no module {error.name!r} to import") from error
+    except AttributeError as error:
+        raise PolicyError(f"{policy!r}: module {module!r} has no {function!r}") from error
+    if not callable(found):
+        raise PolicyError(f"{policy!r} is a {type(found).__name__}, not a function that returns fates")
+    return found  # type: ignore[no-any-return]
+
+
+def decide(
+    policy: str | Policy, tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str]
+) -> tuple[str, Decisions]:
+    """(name, resolved decisions) of a policy.
+
+    Raises PolicyError, DecisionError if what it returns does not fit the tape, and whatever the policy itself raises;
+    the policy's name is with the error.
+    """
+    name, function = get(policy)
+    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms), strict=True))
+    wanted = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in offered:
+            wanted[parameter.name] = offered[parameter.name]
+        elif parameter.default is parameter.empty and parameter.kind not in _OPTIONAL:
+            raise DecisionError(f"policy {name} asks for {parameter.name!r}; a policy may ask for {', '.join(OFFERED)}")
+    try:
+        return name, resolve(function(**wanted), tape, algorithms)
+    except DecisionError as error:
+        raise DecisionError(f"policy {name}: {error}") from error
+    except Exception as error:
+        error.add_note(f"in policy {name}")
+        raise
