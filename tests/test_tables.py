@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import networks
+import pytest
+
+from vdnn.memory.cost import roofline
+from vdnn.memory.decisions import DROP, KEEP, OFFLOAD
+from vdnn.memory.simulate import simulate
+from vdnn.planning import plan, summary
+from vdnn.tables import comparison_table, plan_html, plan_table, rows
+
+COST = roofline("host")
+
+
+@pytest.fixture
+def made():
+    return plan(networks.chain(), {"conv1.y": OFFLOAD, "maxpool1.y": DROP})
+
+
+def test_there_is_a_row_per_saved_tensor_in_the_order_of_forward(made):
+    names = [row.tensor for row in rows(made)]
+    assert names[:4] == ["input", "relu1.y", "maxpool1.indices", "maxpool1.y"]
+    assert names[-2:] == ["labels", "loss1.p"]
+    assert "clock" not in names
+
+
+def test_a_row_says_when_a_tensor_leaves_and_returns(made):
+    found = {row.tensor: row for row in rows(made)}
+    kept, offloaded, dropped = found["input"], found["relu1.y"], found["maxpool1.y"]
+    assert (kept.fate, kept.leaves, kept.returns) == (KEEP, -1, -1)
+    assert offloaded.fate is OFFLOAD
+    assert (made.steps[offloaded.leaves].kind, made.steps[offloaded.returns].kind) == ("offload", "prefetch")
+    assert dropped.fate is DROP
+    assert (made.steps[dropped.leaves].kind, made.steps[dropped.returns].name) == ("free", "maxpool1.forward")
+    assert dropped.leaves < dropped.returns
+
+
+def test_stalls_stand_with_the_tensor_that_caused_them(made):
+    trace = simulate(made, COST)
+    found = {row.tensor: row.stall for row in rows(made, trace)}
+    assert sum(found.values()) == pytest.approx(sum(s.seconds for s in trace.stalls))
+    assert found["input"] > 0  # nothing can start before it is there
+
+
+def test_the_table_is_plain_text_outside_a_terminal(made):
+    text = plan_table(made, simulate(made, COST))
+    assert "\x1b" not in text
+    assert "chain, batch 4, own decisions: arena" in text
+    assert "simulated:" in text
+    assert all(row.tensor in text for row in rows(made))
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_table_fits_the_width(made, width):
+    for text in (plan_table(made, simulate(made, COST), width=width), plan_table(made, width=width)):
+        assert max(map(len, text.splitlines())) <= width
+        assert "relu1.y" in text
+
+
+def test_where_it_is_narrow_the_shape_goes_first(made):
+    assert "shape" in plan_table(made, width=120)
+    assert "shape" not in plan_table(made, simulate(made, COST), width=70)
+
+
+def test_the_html_has_the_same_cells(made):
+    class Cells(HTMLParser):
+        found = []
+
+        def handle_data(self, data):
+            self.found.append(data)
+
+    Cells().feed(plan_html(made))
+    text = plan_table(made)
+    assert len(Cells.found) > 50
+    assert all(cell in text for cell in Cells.found[1:])
+
+
+def test_a_comparison_has_a_line_per_plan():
+    net = networks.chain()
+    summaries = [summary(plan(net, name, hardware="host"), COST) for name in ("keep_all", "vdnn_all")]
+    lines = comparison_table(summaries).splitlines()
+    assert "chain, batch 4, momentum, on host (simulated)" in lines[0]
+    assert [line.split()[0] for line in lines[-2:]] == ["keep_all", "vdnn_all"]
+    assert lines[-2].split()[-1].endswith("%")
+    assert comparison_table([]) == ""

@@ -1,0 +1,99 @@
+"""plan: from a network and a policy to a verified plan within a budget, or to an error that says what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdnn.fitting import Advice, BudgetError, least_budget, least_plan
+from vdnn.memory.cost import Cost, roofline
+from vdnn.memory.decisions import Decisions
+from vdnn.memory.plan import Plan
+from vdnn.memory.simulate import oracle_seconds, simulate
+from vdnn.memory.trace import Trace
+from vdnn.memory.verify import verify as verify_plan
+from vdnn.network import Network
+from vdnn.setting import AnyPolicy, Choice, choose_algorithms, make_setting, name_algorithms
+from vdnn.tape import Tape
+from vdnn.units import parse_bytes
+
+__all__ = ["Advice", "BudgetError", "budget_bytes", "least_budget", "least_plan", "plan", "summary"]
+
+
+def plan(
+    network: Network | Tape,
+    policy: AnyPolicy = "vdnn_dyn",
+    *,
+    batch: int | None = None,
+    budget: int | str | None = None,
+    hardware: str = "titan-x",
+    algorithms: Choice = "performance",
+    optimizer: Any = "momentum",
+    kernels: Any = None,
+    threads: int | None = None,
+    undo: bool = False,
+    purpose: str = "step",
+    cost: Cost | None = None,
+    verify: bool = True,
+) -> Plan:
+    """The plan of one training step, with every byte and every wait decided.
+
+    policy      a name, "module:function", a function (see vdnn.memory.policy), or {tensor: Fate} or Decisions
+    batch       another batch size than the network's
+    budget      bytes that the arena may take: a number, "12GiB", or "80%" of the hardware's memory.  Default: all of
+                that memory; but fates, not given by a policy, are planned as they are
+    algorithms  "performance": the fastest of each op; "memory": the one with the least workspace; "mixed": the fastest,
+                or a slower one where vdnn_dyn finds that it must; {op: name}, the rest as fast as possible; or those
+                of another plan
+    cost        times to decide by; default: the hardware's roofline
+    purpose     "step", "gradients" or "evaluate"
+    Raises BudgetError if the budget is too small; it says what would fit.
+    """
+    setting = make_setting(network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost)
+    chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
+    made = setting.make(policy, chosen)
+    limited = budget is not None or not isinstance(policy, (Mapping, Decisions))
+    if limited and made.arena_bytes > setting.budget:
+        raise BudgetError(setting, policy, chosen, made)
+    if verify:
+        verify_plan(made)
+    return made
+
+
+def budget_bytes(budget: int | str | None, hardware: str | Cost = "titan-x") -> int:
+    """Bytes of a budget; a percentage is of the hardware's memory, and None is all of it."""
+    cost = roofline(hardware) if isinstance(hardware, str) else hardware
+    return cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
+
+
+def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | None = None) -> dict[str, Any]:
+    """The figures of a plan: bytes, and seconds as `cost` has them, or those of a trace of it.
+
+    `budget` None is all memory of the hardware.  `algorithms` says which the plan really has.
+    """
+    trace = simulate(plan, cost) if trace is None else trace
+    budget = cost.memory_bytes if budget is None else budget
+    return {
+        "network": plan.tape.network,
+        "batch": plan.tape.batch,
+        "policy": plan.policy,
+        "algorithms": name_algorithms(plan, cost),
+        "hardware": cost.name,
+        "optimizer": plan.tape.optimizer,
+        "kernels": plan.tape.kernels,
+        "threads": plan.tape.threads,
+        "budget_bytes": budget,
+        "fits": plan.arena_bytes <= budget,
+        "peak_bytes": plan.peak_bytes,
+        "average_bytes": trace.average_bytes,
+        "arena_bytes": plan.arena_bytes,
+        "host_bytes": plan.host_bytes,
+        "offloaded_bytes": plan.offloaded_bytes,
+        "floor_bytes": plan.floor_bytes,
+        "time": trace.kind,
+        "step_seconds": trace.step_seconds,
+        "oracle_seconds": oracle_seconds(plan.tape, cost),
+        "stall_seconds": sum(stall.seconds for stall in trace.stalls),
+        "hidden_copy_fraction": trace.hidden_copy_fraction,
+        "breakdown": plan.breakdown,
+    }

@@ -1,0 +1,108 @@
+"""Setting: what a plan is made for, so that others can be made for the same and compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vdnn.memory import policy as policies
+from vdnn.memory import trial
+from vdnn.memory.cost import Cost, roofline
+from vdnn.memory.decisions import Decisions, Fate, resolve
+from vdnn.memory.passes import make_plan
+from vdnn.memory.plan import Plan
+from vdnn.network import Network
+from vdnn.tape import Tape, build
+from vdnn.units import parse_bytes
+
+Fates = Mapping[Any, Fate] | Decisions
+AnyPolicy = str | Callable[..., Any] | Fates
+Choice = str | Mapping[str, str] | Plan
+CHOICES = ("performance", "memory", "mixed")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan is made for, so that others can be made for the same: other policies, batches, algorithms."""
+
+    tape: Tape
+    network: Network | None
+    kernels: Any
+    optimizer: Any
+    cost: Cost
+    budget: int
+    undo: bool
+
+    def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
+        """The plan under `policy`, whether it fits the budget or not."""
+        name, decisions = self.decide(policy, algorithms)
+        return make_plan(self.tape, decisions, undo=self.undo, policy=name)
+
+    def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> tuple[str, Decisions]:
+        """(the policy's name, its resolved decisions)."""
+        if isinstance(policy, (Mapping, Decisions)):
+            return "", resolve(policy, self.tape, algorithms)
+        return policies.decide(policy, self.tape, self.budget, self.cost, algorithms)
+
+    def with_batch(self, batch: int) -> Setting:
+        """The same for another batch size; only for a network."""
+        assert self.network is not None
+        network = self.network.with_batch(batch)
+        return replace(self, network=network, tape=build(network, self.kernels, self.optimizer, self.tape.purpose))
+
+    def with_budget(self, budget: int) -> Setting:
+        """The same for another budget in bytes."""
+        return replace(self, budget=budget)
+
+
+def make_setting(
+    network: Network | Tape,
+    batch: int | None = None,
+    budget: int | str | None = None,
+    hardware: str = "titan-x",
+    optimizer: Any = "momentum",
+    kernels: Any = None,
+    threads: int | None = None,
+    undo: bool = False,
+    purpose: str = "step",
+    cost: Cost | None = None,
+) -> Setting:
+    """The tape, the cost model and the budget that these arguments of `plan` stand for."""
+    cost = roofline(hardware) if cost is None else cost
+    allowed = cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
+    if isinstance(network, Tape):
+        if batch not in (None, network.batch):
+            raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
+        return Setting(network, None, kernels, optimizer, cost, allowed, undo)
+    if not isinstance(network, Network):
+        raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
+    if kernels is None:
+        from vdnn.kernels.numpy import NumpyKernels
+
+        kernels = NumpyKernels(threads)
+    if isinstance(optimizer, str):
+        from vdnn import optimizers
+
+        optimizer = optimizers.get(optimizer)
+    network = network.with_batch(batch) if batch is not None else network
+    return Setting(build(network, kernels, optimizer, purpose), network, kernels, optimizer, cost, allowed, undo)
+
+
+def choose_algorithms(tape: Tape, cost: Cost, choice: Choice) -> dict[str, str]:
+    """{op: algorithm} for the argument `algorithms` of `plan`."""
+    if isinstance(choice, Plan):
+        return trial.fastest(tape, cost) | {k: v for k, v in choice.decisions.algorithms.items() if k in tape.index}
+    if isinstance(choice, Mapping):
+        return dict(resolve(Decisions(algorithms=choice), tape, trial.fastest(tape, cost)).algorithms)
+    if choice not in CHOICES:
+        raise ValueError(f"algorithms {choice!r} is none of {', '.join(CHOICES)}, nor {{op: name}}, nor a plan")
+    return trial.least_workspace(tape, cost) if choice == "memory" else trial.fastest(tape, cost)
+
+
+def name_algorithms(plan: Plan, cost: Cost) -> str:
+    """What the plan's algorithms are together: "performance", "memory", or "mixed" if they are neither."""
+    chosen = dict(plan.decisions.algorithms)
+    if chosen == trial.fastest(plan.tape, cost):
+        return "performance"
+    return "memory" if chosen == trial.least_workspace(plan.tape, cost) else "mixed"

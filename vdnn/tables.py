@@ -1,0 +1,214 @@
+"""Tables for people: a plan tensor by tensor, and several plans side by side."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vdnn.memory.decisions import Fate
+from vdnn.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from vdnn.memory.plan import Plan
+    from vdnn.memory.trace import Trace
+
+RIGHT = frozenset(
+    {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
+)
+# Columns that go, in this order, where it is narrow.
+SPARE = ("shape", "returns", "leaves", "host", "average", "algorithms", "budget", "peak")
+STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A feature map or input whose fate was decided, and what became of it.
+
+    leaves, returns   steps of the plan: the offload, or the op after which it was forgotten; the prefetch, or the op
+                      that made it again; -1 where there is none
+    stall             seconds that compute waited for its copies; None without a trace
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    bytes: int
+    fate: Fate
+    leaves: int
+    returns: int
+    stall: float | None
+
+
+def rows(plan: Plan, trace: Trace | None = None) -> list[Row]:
+    """One row per buffer that backward reads, in the order of the last forward ops that do; then others that stalled.
+
+    A buffer bears the name of the last tensor in it: relu1.y stands for conv1.y as well, where ReLU is in place.
+    """
+    tape = plan.tape
+    waited: dict[str, float] = {}
+    for stall in trace.stalls if trace else ():
+        waited[stall.cause] = waited.get(stall.cause, 0.0) + stall.seconds
+    moves = _moves(plan)
+    saved = [tape.buffer_of[t.name] for t in tape.saved if t.name != "clock" or t.name in waited]
+    others = [name for name in waited if name and name not in saved]
+    out = []
+    for buffer in (*saved, *others):
+        fate = plan.fate(buffer) or Fate.KEEP
+        leaves, returns = moves.get(buffer, (-1, -1)) if fate is not Fate.KEEP else (-1, -1)
+        last = tape.buffers[buffer].tensors[-1]
+        stall_seconds = waited.get(buffer, 0.0) if trace else None
+        out.append(Row(last.name, last.shape, plan.payload(buffer), fate, leaves, returns, stall_seconds))
+    return out
+
+
+def _moves(plan: Plan) -> dict[str, tuple[int, int]]:
+    """{buffer: (step at which it leaves, step at which it is back)} of those that leave between their uses."""
+    freed: dict[str, int] = {}
+    offloaded: dict[str, int] = {}
+    moves: dict[str, tuple[int, int]] = {}
+    for i, step in enumerate(plan.steps):
+        if step.kind == "offload":
+            offloaded[step.name] = i
+        elif step.kind == "free":
+            freed.setdefault(step.name, i)
+        elif step.kind == "alloc" and step.name in freed and step.name not in moves:
+            moves[step.name] = (offloaded.get(step.name, freed[step.name]), _next_use(plan, step.name, i))
+    return moves
+
+
+def _next_use(plan: Plan, buffer: str, at: int) -> int:
+    tape = plan.tape
+    for i in range(at + 1, len(plan.steps)):
+        step = plan.steps[i]
+        if step.name == buffer or (step.kind == "compute" and buffer in tape.writes[tape.index[step.name]]):
+            return i
+    return -1
+
+
+def plan_table(plan: Plan, trace: Trace | None = None, width: int | None = None) -> str:
+    """The table as text, no wider than the terminal; with a trace, with its times and stalls.
+
+    Leaves and returns are steps of the plan, and with a trace the times at which these start.
+    """
+    title = f"{headline(plan)}\n{_note(plan, trace)}"
+    return _render(title, _columns(trace), list(_cells(plan, trace)), width)
+
+
+def _note(plan: Plan, trace: Trace | None) -> str:
+    if trace is None:
+        return f"floor {format_bytes(plan.floor_bytes)}, host {format_bytes(plan.host_bytes)}"
+    stalls = sum(stall.seconds for stall in trace.stalls)
+    return (
+        f"{trace.kind}: {format_seconds(trace.step_seconds)} a step, {format_seconds(stalls)} of it stalls, "
+        f"{trace.hidden_copy_fraction:.0%} of the copies hidden"
+    )
+
+
+def plan_html(plan: Plan, trace: Trace | None = None) -> str:
+    """The table as HTML, for notebooks."""
+    columns = _columns(trace)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    lines = []
+    for cells in _cells(plan, trace):
+        styled = zip(columns, cells, strict=True)
+        data = "".join(f'<td style="text-align:{_side(name)}">{html.escape(cell)}</td>' for name, cell in styled)
+        lines.append(f"<tr>{data}</tr>")
+    caption = f"<caption>{html.escape(headline(plan))}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def headline(plan: Plan) -> str:
+    """The plan in one line."""
+    tape = plan.tape
+    return (
+        f"{tape.network}, batch {tape.batch}, {plan.policy or 'own decisions'}: "
+        f"arena {format_bytes(plan.arena_bytes)}, peak {format_bytes(plan.peak_bytes)}"
+    )
+
+
+def _columns(trace: Trace | None) -> tuple[str, ...]:
+    columns = ("tensor", "shape", "bytes", "fate", "leaves", "returns")
+    return (*columns, "stall") if trace else columns
+
+
+def _side(column: str) -> str:
+    return "right" if column in RIGHT else "left"
+
+
+def _cells(plan: Plan, trace: Trace | None) -> Iterator[list[str]]:
+    times = {e.index: e.start for e in trace.events} if trace else {}
+
+    def when(step: int) -> str:
+        start = times.get(step)
+        if step < 0 or start is None:
+            return "" if step < 0 else str(step)
+        return f"{step}, {format_seconds(start)}"
+
+    for row in rows(plan, trace):
+        shape = "x".join(map(str, row.shape))
+        cells = [row.tensor, shape, format_bytes(row.bytes), str(row.fate), when(row.leaves), when(row.returns)]
+        yield [*cells, format_seconds(row.stall) if row.stall else ""] if trace else cells
+
+
+# ---- several plans
+
+FIGURES = {
+    "peak": ("peak_bytes", format_bytes),
+    "arena": ("arena_bytes", format_bytes),
+    "average": ("average_bytes", format_bytes),
+    "host": ("host_bytes", format_bytes),
+    "moved": ("offloaded_bytes", format_bytes),
+    "step": ("step_seconds", format_seconds),
+    "of oracle": ("speed", lambda ratio: f"{ratio:.1%}"),
+}
+
+
+def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """Plans side by side, from their summaries (vdnn.planning.summary); "of oracle" is oracle / step."""
+    columns = ("policy", "algorithms", "budget", "fits", *FIGURES)
+    lines = []
+    for summary in summaries:
+        values = {**summary, "speed": summary["oracle_seconds"] / summary["step_seconds"]}
+        words = [summary["policy"], summary["algorithms"], format_bytes(summary["budget_bytes"])]
+        figures = [show(values[key]) for key, show in FIGURES.values()]
+        lines.append([*words, "yes" if summary["fits"] else "no", *figures])
+    if not summaries:
+        return ""
+    first = summaries[0]
+    title = (
+        f"{first['network']}, batch {first['batch']}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
+        f"floor {format_bytes(first['floor_bytes'])}, oracle {format_seconds(first['oracle_seconds'])}"
+    )
+    return _render(title, columns, lines, width)
+
+
+def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
+    """The table as text: with colours on a terminal, and without columns that have no room there."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if width is None:
+        terminal = Console()
+        width = terminal.width if terminal.is_terminal else 1000
+    console = Console(width=width, highlight=False)
+    shown = _columns_that_fit(columns, lines, width)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i in shown:
+        table.add_column(columns[i], justify="right" if columns[i] in RIGHT else "left", overflow="fold")
+    for cells in lines:
+        styles = [style for cell in cells if (style := STYLES.get(cell))]
+        table.add_row(*(cells[i] for i in shown), style=styles[0] if styles else None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+
+
+def _columns_that_fit(columns: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    needed = [2 + max(len(name), *(len(cells[i]) for cells in lines)) for i, name in enumerate(columns)]
+    shown = list(range(len(columns)))
+    for name in SPARE:
+        if name in columns and 1 + sum(needed[i] for i in shown) > width:
+            shown.remove(columns.index(name))
+    return shown

@@ -1,0 +1,80 @@
+"""Bytes and seconds as people write them; inside vdnn they are plain numbers of bytes and seconds."""
+
+from __future__ import annotations
+
+import re
+
+UNITS = {
+    "B": 1,
+    **{f"{letter}iB": 2 ** (10 * n) for n, letter in enumerate("KMGT", 1)},
+    **{f"{letter}B": 10 ** (3 * n) for n, letter in enumerate("KMGT", 1)},
+}
+_BY_LOWER_NAME = {unit.lower(): size for unit, size in UNITS.items()}
+ACCEPTED = "a number of bytes, or text such as '12GiB' (2^30), '8GB' (10^9), '500MiB' or '80%'"
+
+
+class UnitError(ValueError):
+    """An amount that cannot be read; the message says what can."""
+
+
+def parse_bytes(amount: int | str, total: int | None = None) -> int:
+    """Bytes that `amount` stands for; a percentage is of `total`.  Raises UnitError.
+
+    >>> parse_bytes("1.5KiB"), parse_bytes("8GB"), parse_bytes("80%", total=1000)
+    (1536, 8000000000, 800)
+    """
+    if isinstance(amount, bool) or not isinstance(amount, (int, str)):
+        raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
+    if isinstance(amount, int):
+        return _positive(amount, amount)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*|%)\s*", amount)
+    if not found:
+        raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
+    number, unit = found.groups()
+    if unit == "%":
+        if total is None:
+            raise UnitError(f"{amount!r}: a percentage needs a hardware or device whose memory it is of")
+        return _positive(int(total * float(number) / 100), amount)
+    if unit and unit.lower() not in _BY_LOWER_NAME:
+        raise UnitError(f"{amount!r}: no unit {unit!r}; units are {', '.join(UNITS)} and %")
+    return _positive(round(float(number) * _BY_LOWER_NAME[unit.lower() or "b"]), amount)
+
+
+def _positive(count: int, amount: int | str) -> int:
+    if count <= 0:
+        raise UnitError(f"{amount!r}: memory is more than 0 bytes")
+    return count
+
+
+def format_bytes(count: float) -> str:
+    """Bytes with three or four digits in the largest binary unit: "1.42 GiB", "512 B".
+
+    >>> format_bytes(3 * 2**29)
+    '1.50 GiB'
+    """
+    if abs(count) < 1024:
+        return f"{count:.0f} B"
+    size, unit = abs(count) / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1024, larger
+    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{'-' if count < 0 else ''}{size:.{digits}f} {unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds with three digits in a fitting unit: "1.23 s", "45.6 ms", "789 us".
+
+    >>> format_seconds(0.0456)
+    '45.6 ms'
+    """
+    size, unit = abs(seconds), "s"
+    for scale, smaller in ((1e3, "ms"), (1e6, "us"), (1e9, "ns")):
+        if size >= 0.9995 or seconds == 0:
+            break
+        size, unit = abs(seconds) * scale, smaller
+    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    if seconds == 0:
+        digits = 0
+    return f"{'-' if seconds < 0 else ''}{size:.{digits}f} {unit}"
