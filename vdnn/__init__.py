@@ -1,0 +1,71 @@
+"""vdnn: train convolutional networks in less memory than they need.  A training step is a verified plan."""
+
+from vdnn import layers, models, schedules
+from vdnn.checkpoint import CheckpointError
+from vdnn.fitting import BudgetError
+from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
+from vdnn.memory.cost import measured, roofline
+from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions, Fate
+from vdnn.memory.execute import execute, walk
+from vdnn.memory.host import DeviceError, HostDevice
+from vdnn.memory.plan import Plan, PlanError, Step
+from vdnn.memory.simulate import simulate
+from vdnn.memory.trace import Event, Trace
+from vdnn.memory.verify import verify
+from vdnn.network import Network, Role, Tensor
+from vdnn.optimizers import SGD, Adam, Optimizer
+from vdnn.planning import plan
+from vdnn.tape import Op, Tape, build
+from vdnn.train import Epoch, Evaluation, InputError, Trainer, TrainingError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DROP",
+    "KEEP",
+    "OFFLOAD",
+    "SGD",
+    "Adam",
+    "Algorithm",
+    "BudgetError",
+    "CheckpointError",
+    "DecisionError",
+    "Decisions",
+    "DeviceError",
+    "Epoch",
+    "Evaluation",
+    "Event",
+    "Fate",
+    "HostDevice",
+    "Init",
+    "InputError",
+    "Layer",
+    "LayerError",
+    "Network",
+    "Op",
+    "Optimizer",
+    "Plan",
+    "PlanError",
+    "Role",
+    "ShapeError",
+    "Shapes",
+    "Spec",
+    "Step",
+    "Tape",
+    "Tensor",
+    "Trace",
+    "Trainer",
+    "TrainingError",
+    "build",
+    "check_layer",
+    "execute",
+    "layers",
+    "measured",
+    "models",
+    "plan",
+    "roofline",
+    "schedules",
+    "simulate",
+    "verify",
+    "walk",
+]

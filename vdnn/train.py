@@ -1,0 +1,426 @@
+"""Trainer: a network, its plans and a device; every step runs a plan that was verified before."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vdnn import clock as clocks
+from vdnn import optimizers, planning
+from vdnn.data import Batches
+from vdnn.fitting import BudgetError
+from vdnn.layers.base import Array, Spec
+from vdnn.memory.decisions import Decisions
+from vdnn.memory.execute import execute, interrupt_held
+from vdnn.memory.host import HostDevice
+from vdnn.memory.plan import Plan, PlanError
+from vdnn.memory.trace import Trace
+from vdnn.network import Network, Tensor
+from vdnn.tape import build
+from vdnn.units import parse_bytes
+
+
+class InputError(ValueError):
+    """Images or labels that a step cannot take; nothing was changed."""
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on."""
+
+
+class Evaluation(NamedTuple):
+    """Mean loss, and the share of samples whose highest score is the label's (nan where labels are no classes)."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What `fit` did in one epoch."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    test: Evaluation | None
+
+
+class Trainer:
+    """Trains `net` within `budget` bytes of device memory.
+
+    net         its batch is the largest that `step` takes
+    policy      a policy's name, a function, Decisions, or {tensor: Fate}
+    budget      bytes, "2GiB", or "80%" of what is free on the device; None: all of that.  A hard cap on the device slab
+    device      "host", or a HostDevice made for `net`
+    optimizer   an Optimizer; default SGD(0.01, momentum=0.9)
+    seed        of the weights, the order of the data and dropout
+    algorithms  "performance", "memory", or {op: algorithm} (another plan's, to get equal bits)
+    undo        copy what an update overwrites first, so that a failure in the middle of a step can be undone
+
+    Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        policy: Any = "vdnn_dyn",
+        budget: int | str | None = None,
+        device: str | HostDevice = "host",
+        optimizer: optimizers.Optimizer | str | None = None,
+        seed: int = 0,
+        *,
+        algorithms: Any = "performance",
+        threads: int | None = None,
+        undo: bool = True,
+        link_bandwidth: float | None = None,
+    ) -> None:
+        if not 0 <= seed < 2**53:
+            raise ValueError(f"seed={seed} is not in [0, 2**53)")
+        self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
+        self.optimizer = optimizers.get(optimizer or "momentum")
+        self.device = self._device(device, threads, link_bandwidth)
+        self.steps_done = 0
+        self.epoch = 0  # epochs completed
+        self.position = 0  # batches done of the next one
+        self.trace: Trace | None = None
+        self._plans: dict[tuple[int, str], Plan] = {}
+        self._refused: dict[str, PlanError] = {}
+        free = self.device.free_bytes()
+        self.budget_bytes = free if budget is None else parse_bytes(budget, free)
+        self.plan = self._make_plan(net, policy, self.budget_bytes, algorithms, "step")
+        self._plans[net.batch, "step"] = self.plan
+        self._plan_others()
+        arena = max(plan.arena_bytes for plan in self._plans.values())
+        self.device.reserve(arena, max(plan.host_bytes for plan in self._plans.values()))
+        self._initialise()
+
+    # ---- plans
+
+    def _device(self, device: str | HostDevice, threads: int | None, link_bandwidth: float | None) -> HostDevice:
+        if device == "host":
+            return HostDevice(self.net, self.optimizer, threads=threads, link_bandwidth=link_bandwidth)
+        if isinstance(device, HostDevice):
+            if threads is not None or link_bandwidth is not None:
+                raise ValueError("threads and link_bandwidth belong to the device that was given")
+            device.optimizer = self.optimizer
+            return device
+        raise ValueError(f"device {device!r} is not 'host' or a HostDevice")
+
+    def _make_plan(self, net: Network, policy: Any, budget: int, algorithms: Any, purpose: str) -> Plan:
+        return planning.plan(
+            net,
+            policy,
+            budget=budget,
+            hardware="host",
+            algorithms=algorithms,
+            optimizer=self.optimizer,
+            kernels=self.device.kernels,
+            undo=self.undo and purpose == "step",
+            purpose=purpose,
+        )
+
+    def _plan_others(self) -> None:
+        """Plans for gradients and evaluation; one that the budget does not hold is refused when it is asked for."""
+        for purpose in ("evaluate", "gradients"):
+            try:
+                self._plans[self.net.batch, purpose] = self._like(self.net, purpose, self.budget_bytes)
+            except BudgetError as error:
+                self._refused[purpose] = error
+
+    def _like(self, net: Network, purpose: str, budget: int) -> Plan:
+        """A plan that treats tensors and ops as the main plan does, as far as it has them."""
+        main = self.plan.decisions
+        tape = build(net, self.device.kernels, self.optimizer, purpose)
+        known = {t.name for t in tape.features} & main.fates.keys()
+        names = {op.name: {a.name for a in op.algorithms} for op in tape.ops}
+        algorithms = {op: a for op, a in main.algorithms.items() if a in names.get(op, ())}
+        fates = {} if purpose == "evaluate" else {t: main.fates[t] for t in known}
+        lean = {op.name: op.algorithms[0].name for op in tape.ops}
+        decisions = Decisions(fates, algorithms)
+        if fates:
+            decisions = replace(main, fates=fates, algorithms=algorithms)
+        try:
+            return self._make_plan(net, decisions, budget, "performance", purpose)
+        except BudgetError:
+            if purpose != "evaluate":  # gradients must have the bits of a step
+                raise
+            return self._make_plan(net, Decisions({}, lean), budget, "memory", purpose)
+
+    def plan_for(self, batch: int, purpose: str = "step") -> Plan:
+        """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
+        if not 1 <= batch <= self.net.batch:
+            raise InputError(f"the batch has {batch} samples; this trainer is planned for 1 to {self.net.batch}")
+        if (batch, purpose) not in self._plans:
+            if batch == self.net.batch:
+                raise self._refused[purpose]
+            self._plans[batch, purpose] = self._like(self.net.with_batch(batch), purpose, self.device.arena_bytes)
+        return self._plans[batch, purpose]
+
+    # ---- weights
+
+    def _initialise(self) -> None:
+        for name, (tensor, spec) in {**self.net.parameters, **self.net.statistics}.items():
+            self.device.write(self.plan, name, _initial(tensor, spec, self.seed))
+        for name in self.plan.tape.resident:
+            if name not in self.device.held:
+                self.device.write(self.plan, name, np.zeros(self.plan.tape.tensors[name].shape, np.float32))
+
+    @property
+    def weights(self) -> Arrays:
+        """{"conv1.w": (K, C, R, S), ...}: reading gives a read-only copy, assigning replaces the weight."""
+        return Arrays(self, [t for t, _ in self.net.parameters.values()])
+
+    @property
+    def statistics(self) -> Arrays:
+        """{"bn1.mean": (C,), ...}: running statistics, read and replaced like weights."""
+        return Arrays(self, [t for t, _ in self.net.statistics.values()])
+
+    @property
+    def state(self) -> Arrays:
+        """{"conv1.w.velocity": ...}: the optimizer's state, read and replaced like weights."""
+        known = self.net.parameters.keys() | self.net.statistics.keys()
+        return Arrays(self, [self.plan.tape.tensors[n] for n in self.plan.tape.resident if n not in known])
+
+    # ---- steps
+
+    def step(self, images: Array, labels: Array) -> float:
+        """One forward, backward and update on 1 to N samples; returns the loss before the update.
+
+        images: (n, C, H, W), finite; labels: as the loss takes them, (n,) integers for SoftmaxCrossEntropy.
+        Raises InputError and changes nothing if they are not; after any failure the weights are as before the step.
+        """
+        batch = self._feed(images, labels, "step")
+        with interrupt_held():
+            loss = self._run(batch, "step")
+            self.steps_done += 1
+        return loss
+
+    def gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:
+        """The loss and {"conv1.w": its gradient, ...} of one forward and backward; changes nothing."""
+        batch = self._feed(images, labels, "gradients")
+        loss = self._run(batch, "gradients")
+        plan = self.plan_for(batch, "gradients")
+        layers = {n: n.rsplit(".", 1) for n in self.net.parameters}
+        return loss, {n: self.device.read(plan, f"{layer}.d{own}") for n, (layer, own) in layers.items()}
+
+    def evaluate(self, images: Array, labels: Array) -> Evaluation:
+        """Mean loss and accuracy over any number of samples, by forward-only plans; changes nothing."""
+        losses, right = 0.0, 0
+        labels = np.asarray(labels)
+        for first, batch in self._parts(images, labels):
+            losses += self._run(batch, "evaluate") * batch
+            scores = self._scores(batch)
+            part = labels[first : first + batch]
+            right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
+        count = len(labels)
+        return Evaluation(losses / count, right / count if labels.ndim == 1 else float("nan"))
+
+    def predict(self, images: Array) -> Array:
+        """The scores, (n, classes), of any number of images; changes nothing."""
+        out = []
+        for _, batch in self._parts(images, None):
+            self._run(batch, "evaluate")
+            out.append(self._scores(batch))
+        return np.concatenate(out)
+
+    def fit(
+        self,
+        images: Array,
+        labels: Array,
+        epochs: int,
+        *,
+        test: tuple[Array, Array] | None = None,
+        shift: int = 0,
+        save: str | None = None,
+        progress: Callable[[Trainer, float], None] | None = None,
+    ) -> list[Epoch]:
+        """Train until `epochs` epochs are done in all; a trainer that was loaded goes on where it was saved.
+
+        shift     move each image by up to so many pixels at random
+        test      images and labels to evaluate on after each epoch
+        save      a path to save to after each epoch
+        progress  called with this trainer and the loss after each step
+
+        Raises TrainingError when the loss is no longer finite.
+        """
+        batches = Batches(images, labels, self.net.batch, self.seed, shift=shift)
+        history = []
+        while self.epoch < epochs:
+            losses = []
+            for part in batches.epoch(self.epoch, start=self.position):
+                losses.append(self.step(*part))
+                if not np.isfinite(losses[-1]):
+                    raise TrainingError(f"the loss is {losses[-1]} at step {self.steps_done}; lower the learning rate")
+                self.position += 1
+                if progress is not None:
+                    progress(self, losses[-1])
+            rate = self.optimizer.rate(max(0, self.steps_done - 1))
+            self.epoch, self.position = self.epoch + 1, 0
+            result = self.evaluate(*test) if test is not None else None
+            history.append(Epoch(self.epoch, float(np.mean(losses)) if losses else float("nan"), rate, result))
+            if save is not None:
+                self.save(save)
+        return history
+
+    def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, int]]:
+        """Feed the images in batches; (index of the first, number of images) of each once it is fed."""
+        images = np.asarray(images)
+        if labels is not None and len(labels) != len(images):
+            raise InputError(f"{len(images)} images, but {len(labels)} labels")
+        if not len(images):
+            raise InputError("there are no images")
+        for first in range(0, len(images), self.net.batch):
+            part = images[first : first + self.net.batch]
+            own = None if labels is None else labels[first : first + self.net.batch]
+            yield first, self._feed(part, own, "evaluate")
+
+    def _feed(self, images: Array, labels: Array | None, purpose: str) -> int:
+        """Check a batch and put it, and the clock, where the plan fetches them; returns its size."""
+        images = np.asarray(images)
+        _check_images(images, self.net)
+        batch = len(images)
+        plan = self.plan_for(batch, purpose)
+        wanted = self.net.labels
+        if wanted is not None:
+            shape = (batch, *wanted.shape[1:])
+            labels = np.zeros(shape, wanted.dtype) if labels is None else np.asarray(labels)
+            _check_labels(labels, shape, wanted.dtype, self.net)
+            self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
+        self.device.write(plan, "input", images)
+        self.device.write(plan, "clock", self._clock())
+        return batch
+
+    def _clock(self) -> Array:
+        clock = np.zeros(clocks.SIZE)
+        clock[clocks.STEP] = self.steps_done
+        clock[clocks.SEED] = self.seed
+        clock[clocks.LEARNING_RATE] = self.optimizer.rate(self.steps_done)
+        beta1, beta2 = self.optimizer.betas
+        clock[clocks.BIAS_1] = 1 - beta1 ** (self.steps_done + 1)
+        clock[clocks.BIAS_2] = 1 - beta2 ** (self.steps_done + 1)
+        return clock
+
+    def _run(self, batch: int, purpose: str) -> float:
+        plan = self.plan_for(batch, purpose)
+        self.trace = execute(plan, self.device)
+        if self.net.labels is None:
+            return float("nan")
+        return float(self.device.read(plan, self.net.loss.y.name)[0])
+
+    def _scores(self, batch: int) -> Array:
+        return self.device.read(self.plan_for(batch, "evaluate"), self.net.scores.name)
+
+    # ---- memory, checkpoints
+
+    @property
+    def measured_peak_bytes(self) -> int:
+        """Most bytes of the device slab in use at one time in a full step, from what kernels and copies were handed."""
+        return self.device.measured_peak_bytes(self.plan)
+
+    def save(self, path: str) -> None:
+        """Write everything that is needed to go on, bit for bit, as one safetensors file.  The old file stays whole
+        until the new one is.
+        """
+        from vdnn.checkpoint import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str, net: Network | None = None, **options: Any) -> Trainer:
+        """A trainer that goes on where the one that saved stopped.  `net` is needed if it has layers of your own;
+        `options` (policy, budget, device, ...) replace what was saved.  Raises CheckpointError.
+        """
+        from vdnn.checkpoint import load
+
+        return load(cls, path, net, options)
+
+    def close(self) -> None:
+        """End the device's threads."""
+        self.device.close()
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.net!r}, {self.plan!r}, {self.steps_done} steps done)"
+
+
+class Arrays(MutableMapping[str, Array]):
+    """Arrays on the device by name: reading gives a read-only copy in logical order, assigning replaces the array."""
+
+    def __init__(self, trainer: Trainer, tensors: list[Tensor]) -> None:
+        self._trainer = trainer
+        self._tensors = {t.name: t for t in tensors}
+
+    def __getitem__(self, name: str) -> Array:
+        value = self._trainer.device.read(self._trainer.plan, self._tensors[name].name)
+        value.setflags(write=False)  # writing to a copy would change nothing, silently
+        return value
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        tensor = self._tensors[name]
+        array = np.asarray(value)
+        if array.shape != tensor.shape:
+            raise ValueError(f"{name} has shape {tensor.shape}, not {array.shape}")
+        self._trainer.device.write(self._trainer.plan, name, array.astype(tensor.dtype, copy=False))
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("an array of a network cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _initial(tensor: Tensor, spec: Spec, seed: int) -> Array:
+    """The array's first value; it depends on the seed and its name alone, not on the other layers."""
+    init = spec.init
+    if init.kind == "constant":
+        return np.full(tensor.shape, init.scale, tensor.dtype)
+    random = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
+    if init.kind == "normal":
+        value = random.standard_normal(tensor.shape, np.float32)
+        value *= np.float32(init.scale)
+    elif init.kind == "uniform":
+        value = random.random(tensor.shape, np.float32)
+        value *= np.float32(2 * init.scale)
+        value -= np.float32(init.scale)
+    else:
+        raise ValueError(f"{tensor.name}: init {init.kind!r} is none of constant, uniform, normal")
+    return value.astype(tensor.dtype, copy=False)
+
+
+def _check_images(images: Array, net: Network) -> None:
+    wanted = net.input.shape
+    if images.ndim != len(wanted) or images.shape[1:] != wanted[1:]:
+        raise InputError(f"images have shape {images.shape}; {net.name} takes (1 to {wanted[0]}, {str(wanted[1:])[1:]}")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"images are {images.dtype}; convert them to {net.input.dtype} and scale them first")
+    if not len(images):
+        raise InputError("the batch has no images")
+    finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise InputError(f"{len(bad)} of {len(images)} images hold NaN or infinity, the first at index {bad[0]}")
+
+
+def _check_labels(labels: Array, shape: tuple[int, ...], dtype: str, net: Network) -> None:
+    if labels.shape != shape:
+        raise InputError(f"labels have shape {labels.shape}; this batch takes {shape}")
+    if not dtype.startswith("int"):
+        if not np.isfinite(labels).all():
+            raise InputError(f"{int((~np.isfinite(labels)).sum())} labels are NaN or infinity")
+        return
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels are {labels.dtype}; they are classes, so integers")
+    classes = net.scores.shape[1]
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        first = int(wrong[0])
+        raise InputError(
+            f"{len(wrong)} of {len(labels)} labels are not in [0, {classes}): the first is {labels.flat[first]} "
+            f"at index {first}"
+        )
