@@ -7,6 +7,7 @@ import pytest
 
 from vdnn.memory.cost import roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD
+from vdnn.memory.policy import POLICIES
 from vdnn.memory.simulate import simulate
 from vdnn.planning import plan, summary
 from vdnn.tables import comparison_table, plan_html, plan_table, rows
@@ -85,3 +86,28 @@ def test_a_comparison_has_a_line_per_plan():
     assert [line.split()[0] for line in lines[-2:]] == ["keep_all", "vdnn_all"]
     assert lines[-2].split()[-1].endswith("%")
     assert comparison_table([]) == ""
+
+
+def test_what_is_the_same_for_all_plans_stands_in_the_title():
+    net = networks.chain()
+    one, other = (summary(plan(net, "keep_all", hardware="host"), COST, budget) for budget in (2**30, 2**20))
+    assert ", algorithms performance, budget 1.00 GiB" in comparison_table([one, one])
+    differing = comparison_table([one, other])
+    assert "budget 1.00 GiB" not in differing
+    assert "1.00 MiB" in differing
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_budgets_that_differ_are_shown_where_it_is_narrow(width):
+    net = networks.chain()
+    found = [summary(plan(net, name, hardware="host"), COST, 2**20 * n) for n, name in enumerate(POLICIES, start=1)]
+    text = comparison_table(found, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(f"{n}.00 MiB" in text for n in range(1, len(found) + 1))
+
+
+def test_the_width_is_that_of_columns_where_it_is_set(made, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert max(map(len, plan_table(made).splitlines())) <= 50
+    monkeypatch.delenv("COLUMNS")
+    assert max(map(len, plan_table(made).splitlines())) > 50

@@ -57,11 +57,12 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     """The trainer saved at `path`.  Raises CheckpointError for a truncated, foreign or unsuitable file."""
     about, arrays = _read(Path(path))
     net = net if net is not None else _network(about["network"])
-    saved: dict[str, Any] = {"optimizer": _optimizer(about["optimizer"]), "seed": about["seed"], **about["options"]}
+    saved: dict[str, Any] = {"optimizer": optimizer_of(about["optimizer"]), "seed": about["seed"], **about["options"]}
     if saved.get("policy") is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
-    trainer = kind(net, **{**saved, **options})
-    _check_arrays(path, trainer, arrays)
+    settings = {**saved, **options}
+    _check_arrays(path, net, optimizers.get(settings["optimizer"]), arrays)
+    trainer = kind(net, **settings)
     for group in (trainer.weights, trainer.state, trainer.statistics):
         for name in group:
             group[name] = arrays[name]
@@ -69,13 +70,19 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     return trainer
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the checkpoint at `path` says of network, optimizer, seed, progress and options.  Raises CheckpointError."""
+    return _read(Path(path), arrays_too=False)[0]
+
+
+def _read(path: Path, arrays_too: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path} is no file")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            names = file.keys() if arrays_too else ()
+            arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         size = path.stat().st_size
         raise CheckpointError(f"{path} ({size:,} bytes) is truncated or no safetensors file: {error}") from error
@@ -88,13 +95,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return about, arrays
 
 
-def _check_arrays(path: str | os.PathLike[str], trainer: Trainer, arrays: Mapping[str, Any]) -> None:
-    tensors = {n: trainer.plan.tape.tensors[n] for n in trainer.plan.tape.resident}
+def _check_arrays(
+    path: str | os.PathLike[str], net: Network, optimizer: optimizers.Optimizer, arrays: Mapping[str, Any]
+) -> None:
+    tensors = {name: tensor for name, (tensor, _) in {**net.parameters, **net.statistics}.items()}
+    tensors |= {f"{name}.{state}": tensors[name] for name in net.parameters for state in optimizer.state}
     missing = sorted(tensors.keys() - arrays.keys())
     extra = sorted(arrays.keys() - tensors.keys())
     if missing or extra:
         raise CheckpointError(
-            f"{path} does not suit {trainer.net.name}: {len(missing)} arrays are missing {missing[:3]}, "
+            f"{path} does not suit {net.name}: {len(missing)} arrays are missing {missing[:3]}, "
             f"{len(extra)} are not of it {extra[:3]}"
         )
     for name, tensor in tensors.items():
@@ -142,7 +152,9 @@ def _network(about: Mapping[str, Any]) -> Network:
     for layer in about["layers"]:
         kind = getattr(vdnn.layers, layer["kind"] or "", None)
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
-            raise CheckpointError(f"layer {layer['name']} is not one of vdnn's own; pass the network: load(path, net=...)")
+            raise CheckpointError(
+                f"layer {layer['name']} is not one of vdnn's own; pass the network: load(path, net=...)"
+            )
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in layer["config"].items()}
         y = net.add(kind(**config), *(tensors[n] for n in layer["inputs"]), name=layer["name"])
         tensors[y.name] = y
@@ -159,18 +171,21 @@ def _describe_value(value: Any) -> Any:
     return value
 
 
-def _optimizer(about: Mapping[str, Any]) -> optimizers.Optimizer:
+def optimizer_of(about: Mapping[str, Any]) -> optimizers.Optimizer:
+    """The optimizer that a checkpoint describes.  Raises CheckpointError."""
     fields = {k: _schedule(v) for k, v in about.items() if k != "kind"}
     kind = getattr(optimizers, about["kind"], None)
     if not (isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)):
-        raise CheckpointError(f"optimizer {about['kind']!r} is not one of vdnn's own; pass it: load(path, optimizer=...)")
+        raise CheckpointError(
+            f"optimizer {about['kind']!r} is not one of vdnn's own; pass it: load(path, optimizer=...)"
+        )
     return kind(**fields)
 
 
 def _schedule(value: Any) -> Any:
     if isinstance(value, Mapping):
         kind = getattr(schedules, value["kind"], None)
-        if not dataclasses.is_dataclass(kind):
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             raise CheckpointError(f"{value['kind']!r} is no schedule of vdnn.schedules")
         return kind(**{k: _schedule(v) for k, v in value.items() if k != "kind"})
     return tuple(value) if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ RIGHT = frozenset(
     {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
 )
 # Columns that go, in this order, where it is narrow.
-SPARE = ("shape", "returns", "leaves", "host", "average", "algorithms", "budget", "peak")
+SPARE = ("shape", "returns", "leaves", "host", "average", "peak", "algorithms", "moved", "fits")
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
@@ -165,14 +166,10 @@ FIGURES = {
 
 
 def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """Plans side by side, from their summaries (vdnn.planning.summary); "of oracle" is oracle / step."""
-    columns = ("policy", "algorithms", "budget", "fits", *FIGURES)
-    lines = []
-    for summary in summaries:
-        values = {**summary, "speed": summary["oracle_seconds"] / summary["step_seconds"]}
-        words = [summary["policy"], summary["algorithms"], format_bytes(summary["budget_bytes"])]
-        figures = [show(values[key]) for key, show in FIGURES.values()]
-        lines.append([*words, "yes" if summary["fits"] else "no", *figures])
+    """Plans side by side, from their summaries (vdnn.planning.summary); "of oracle" is oracle / step.
+
+    Algorithms and a budget that are the same for all stand in the title.
+    """
     if not summaries:
         return ""
     first = summaries[0]
@@ -180,7 +177,21 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
         f"{first['network']}, batch {first['batch']}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
         f"floor {format_bytes(first['floor_bytes'])}, oracle {format_seconds(first['oracle_seconds'])}"
     )
-    return _render(title, columns, lines, width)
+    words = {
+        "policy": [s["policy"] for s in summaries],
+        "algorithms": [s["algorithms"] for s in summaries],
+        "budget": [format_bytes(s["budget_bytes"]) for s in summaries],
+        "fits": ["yes" if s["fits"] else "no" for s in summaries],
+    }
+    for name in ("algorithms", "budget"):
+        if len(set(words[name])) == 1:
+            title += f", {name} {words.pop(name)[0]}"
+    figures = [
+        [show({**s, "speed": s["oracle_seconds"] / s["step_seconds"]}[key]) for key, show in FIGURES.values()]
+        for s in summaries
+    ]
+    lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
+    return _render(title, (*words, *FIGURES), lines, width)
 
 
 def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
@@ -191,7 +202,7 @@ def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], 
 
     if width is None:
         terminal = Console()
-        width = terminal.width if terminal.is_terminal else 1000
+        width = terminal.width if terminal.is_terminal or os.environ.get("COLUMNS") else 1000
     console = Console(width=width, highlight=False)
     shown = _columns_that_fit(columns, lines, width)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import vdnn
+from vdnn.__main__ import main
+
+KEYS = {
+    "network",
+    "batch",
+    "policy",
+    "algorithms",
+    "budget_bytes",
+    "fits",
+    "peak_bytes",
+    "average_bytes",
+    "arena_bytes",
+    "host_bytes",
+    "offloaded_bytes",
+    "floor_bytes",
+    "step_seconds",
+    "oracle_seconds",
+    "breakdown",
+    "planning_seconds",
+}
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def plan_json(*arguments):
+    result = run("plan", *arguments, "--json")
+    return json.loads(result.stdout), result
+
+
+def test_plan_prints_one_object_with_all_figures():
+    figures, result = plan_json("digits_vgg")
+    assert result.exit_code == 0
+    assert figures.keys() >= KEYS
+    expected = {
+        "batch": 32,
+        "policy": "vdnn_dyn",
+        "algorithms": "performance",
+        "hardware": "titan-x",
+        "optimizer": "momentum",
+        "budget_bytes": 12 * 2**30,
+        "fits": True,
+    }
+    assert {key: figures[key] for key in expected} == expected
+
+
+def test_plan_agrees_with_the_python_surface():
+    arguments = [
+        "--batch",
+        8,
+        "--policy",
+        "vdnn_all",
+        "--algorithms",
+        "memory",
+        "--optimizer",
+        "adam",
+        "--budget",
+        "50%",
+    ]
+    figures, _ = plan_json("digits_vgg", *arguments, "--hardware", "host", "--threads", 1)
+    net = vdnn.models.get("digits_vgg", batch=8)
+    made = vdnn.plan(net, "vdnn_all", algorithms="memory", optimizer="adam", hardware="host", threads=1)
+    assert figures["arena_bytes"] == made.arena_bytes
+    assert figures["host_bytes"] == made.host_bytes
+    assert figures["step_seconds"] == vdnn.simulate(made, vdnn.roofline("host")).step_seconds
+    assert figures["budget_bytes"] == vdnn.roofline("host").memory_bytes // 2
+
+
+def test_vgg16_is_planned_within_a_second():
+    figures, _ = plan_json("vgg16", "--batch", 64, "--policy", "vdnn_all")
+    assert figures["offloaded_bytes"] > 3 * 2**30
+    assert figures["planning_seconds"] < 2  # 0.3 s alone on two cores
+
+
+def test_a_plan_that_does_not_fit_prints_the_smallest_and_what_would_fit():
+    figures, result = plan_json("digits_vgg", "--policy", "vdnn_all", "--budget", "300KiB")
+    assert result.exit_code == 3
+    assert figures["fits"] is False
+    assert figures["policy"] == "vdnn_all"
+    assert figures["arena_bytes"] > figures["budget_bytes"] == 300 * 1024
+    assert "does not fit under vdnn_all" in result.stderr
+    assert "what would fit:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vgg61"], "no network is named 'vgg61' (did you mean vgg"),
+        (["not_there:net"], "no module 'not_there'"),
+        (["digits_vgg", "--policy", "vdnn_al"], "did you mean vdnn_all"),
+        (["digits_vgg", "--policy", "os:getcwd"], "policy os:getcwd: a policy returns Decisions"),
+        (["digits_vgg", "--hardware", "titan"], "did you mean titan-x?"),
+        (["digits_vgg", "--budget", "12Gx"], "units are B, KiB"),
+        (["digits_vgg", "--budget", "0"], "more than 0"),
+        (["digits_vgg", "--batch", "0"], "--batch"),
+        (["digits_vgg", "--optimizer", "lion"], "'sgd', 'momentum', 'adam'"),
+        (["digits_vgg", "--algorithms", "fast"], "'performance', 'memory', 'mixed'"),
+        ([], "Missing argument 'NETWORK'"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_status_2(arguments, message):
+    result = run("plan", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_without_json_it_is_for_people():
+    result = run("plan", "digits_vgg", "--policy", "vdnn_all", "--table")
+    assert "digits_vgg, batch 32, momentum, on titan-x\nvdnn_all with algorithms performance: fits\n" in result.stdout
+    assert "times simulated" in result.stdout
+    assert "offload" in result.stdout
+
+
+def test_pictures_and_traces_are_written(tmp_path):
+    picture, trace = tmp_path / "memory.png", tmp_path / "trace.json"
+    assert run("plan", "digits_vgg", "--picture", picture, "--trace", trace).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_a_file_that_cannot_be_written_is_a_usage_error(tmp_path):
+    result = run("plan", "digits_vgg", "--trace", tmp_path / "no" / "trace.json")
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
+
+
+def test_compare_plans_every_pair_of_policy_and_budget():
+    arguments = ["--policy", "keep_all", "--policy", "vdnn_all", "--budget", "1GiB", "--budget", "300KiB", "--json"]
+    result = run("compare", "digits_vgg", *arguments)
+    found = [(f["policy"], f["budget_bytes"], f["fits"]) for f in json.loads(result.stdout)]
+    assert found == [
+        ("keep_all", 2**30, True),
+        ("vdnn_all", 2**30, True),
+        ("keep_all", 300 * 2**10, False),
+        ("vdnn_all", 300 * 2**10, False),
+    ]
+    assert result.exit_code == 0
+
+
+def test_compare_shows_all_policies_by_default_and_fails_if_none_fits():
+    result = run("compare", "digits_vgg", "--budget", "300KiB")
+    assert result.exit_code == 3
+    assert result.stderr == "nothing fits\n"
+    assert all(
+        name in result.stdout for name in ("keep_all", "baseline", "vdnn_all", "vdnn_conv", "vdnn_dyn", "checkpoint")
+    )
+
+
+def test_networks_and_policies_may_be_in_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import vdnn\n"
+        "def net(batch):\n"
+        "    n = vdnn.Network((batch, 1, 4, 4), name='mine')\n"
+        "    x = n.add(vdnn.layers.Conv2d(2, 3), n.input)\n"
+        "    n.add(vdnn.layers.SoftmaxCrossEntropy(), n.add(vdnn.layers.Linear(3), n.add(vdnn.layers.Flatten(), x)))\n"
+        "    return n\n"
+        "def first(tape):\n"
+        "    return {tape.saved[0]: vdnn.OFFLOAD}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    figures, _ = plan_json("mine:net", "--policy", "mine:first")
+    assert (figures["network"], figures["policy"], figures["fits"]) == ("mine", "mine:first", True)
+
+
+def test_help_names_the_commands():
+    result = run("--help")
+    assert all(name in result.stdout for name in ("plan", "compare", "train"))
+
+
+def test_a_command_that_does_not_exist_is_refused_with_the_one_that_was_meant():
+    result = run("trian")
+    assert result.exit_code == 2
+    assert "No such command 'trian'" in result.stderr
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "googlenet", "--policy", "vdnn_all", "--table"),
+        ("compare", "vgg16", "--budget", "3GiB", "--budget", "1GiB"),
+    ],
+)
+def test_tables_are_no_wider_than_the_terminal(arguments, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = run(*arguments).stdout.splitlines()
+    assert len(lines) > 10
+    assert max(map(len, lines)) <= columns
+
+
+def test_it_says_its_version_whether_installed_or_not():
+    assert run("--version").stdout == f"vdnn, version {vdnn.__version__}\n"
+
+
+def test_output_that_nobody_reads_is_no_wrong_command():
+    command = [sys.executable, "-m", "vdnn", "plan", "vgg16", "--table"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(vdnn.__file__).parent.parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -1,0 +1,216 @@
+"""One run of `vdnn train`: its data, its loop with progress and Ctrl-C, and what it reports."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vdnn import data as datasets
+from vdnn.commands import byte_lines
+from vdnn.layers.base import Array
+from vdnn.memory.cost import roofline
+from vdnn.memory.trace import Trace
+from vdnn.planning import summary
+from vdnn.progress import progress_bar
+from vdnn.units import format_seconds
+
+if TYPE_CHECKING:
+    from vdnn.network import Network
+    from vdnn.train import Epoch, Trainer
+
+DIGITS = (1, 8, 8)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels to train on and to test with; images are (N, C, H, W)."""
+
+    kind: str
+    train_images: Array
+    train_labels: Array
+    test_images: Array
+    test_labels: Array
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.train_images.shape[1:]))
+        counts = f"{len(self.train_images)} to train on, {len(self.test_images)} to test with"
+        return f"{self.kind} images {shape}, {counts}"
+
+
+def make_data(net: Network, kind: str | None, samples: int | None, seed: int) -> Data:
+    """The data of that kind, or what suits the network; a quarter as many synthetic images as in training test it."""
+    shape, scores = net.input.shape[1:], net.scores.shape
+    if net.labels is None or net.labels.shape != (net.batch,) or len(scores) != 2:
+        raise click.UsageError(f"{net.name} tells no classes apart; train it in Python, with vdnn.Trainer")
+    suits = shape == DIGITS and scores[1] >= 10
+    kind = kind or ("digits" if suits and samples is None else "synthetic")
+    if kind == "digits":
+        if samples is not None:
+            raise click.UsageError("--samples is for --data synthetic; there are 1438 digits to train on")
+        if not suits:
+            takes = "x".join(map(str, shape))
+            raise click.UsageError(
+                f"--data digits: they are 1x8x8, of 10 classes; {net.name} takes {takes}, of {scores[1]} classes"
+            )
+        return Data(kind, *datasets.digits())
+    count = samples or 4 * net.batch
+    images, labels = datasets.synthetic(shape, scores[1], count + -(-count // 4), seed)
+    return Data(kind, images[:count], labels[:count], images[count:], labels[count:])
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    """Ctrl-C was pressed; the step is complete."""
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed.  Pressed again, it is a KeyboardInterrupt as ever."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Session:
+    """Trains until `epochs` epochs are done in all, or Ctrl-C, and records every step's time.
+
+    Afterwards `stopped` says whether it was Ctrl-C; if it was and `save` is given, the trainer is saved there.
+    """
+
+    def __init__(self, trainer: Trainer, data: Data, epochs: int, save: str | None, say_to_stderr: bool) -> None:
+        self.trainer, self.data, self.epochs, self.save = trainer, data, epochs, save
+        self.say_to_stderr = say_to_stderr
+        self.stopped = False
+        self.history: list[Epoch] = []
+        self.trace: Trace | None = None  # of the last step
+        self.step_seconds: list[float] = []
+        self.copy_seconds: list[float] = []
+        self.exposed_seconds: list[float] = []  # of the copies of each step
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs completed, in this run and before."""
+        return self.trainer.epoch
+
+    def run(self) -> None:
+        """Train, and say after each epoch how it went."""
+        with stop_on_interrupt() as pressed:
+            try:
+                while self.trainer.epoch < self.epochs:
+                    self._epoch(pressed)
+                    self._say(self.history[-1])
+                    if pressed() and self.trainer.epoch < self.epochs:
+                        raise Stopped
+            except Stopped:
+                self.stopped = True
+                if self.save:
+                    self.trainer.save(self.save)
+
+    def _epoch(self, pressed: Callable[[], bool]) -> None:
+        trainer, data, number = self.trainer, self.data, self.trainer.epoch + 1
+        batches = -(-len(data.train_images) // trainer.net.batch) - trainer.position
+        with progress_bar(f"epoch {number}/{self.epochs}", batches, keep=False) as advance:
+
+            def after_step(trainer: Trainer, loss: float) -> None:
+                self._record(trainer.trace)
+                advance(f"loss {loss:.4f}, {format_seconds(self.step_seconds[-1])} a step")
+                if pressed():
+                    raise Stopped
+
+            self.history += trainer.fit(
+                data.train_images,
+                data.train_labels,
+                number,
+                test=(data.test_images, data.test_labels),
+                save=self.save,
+                progress=after_step,
+            )
+
+    def _record(self, trace: Trace | None) -> None:
+        assert trace is not None
+        self.trace = trace
+        self.step_seconds.append(trace.step_seconds)
+        self.copy_seconds.append(trace.copy_seconds)
+        self.exposed_seconds.append(trace.copy_seconds * (1 - trace.hidden_copy_fraction))
+
+    def _say(self, epoch: Epoch) -> None:
+        assert epoch.test is not None
+        tested = f"test loss {epoch.test.loss:.4f}, {epoch.test.accuracy:.1%} right"
+        click.echo(f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.loss:.4f}, {tested}", err=self.say_to_stderr)
+
+    # ---- what it reports
+
+    def figures(self) -> dict[str, Any]:
+        """What `--json` prints: the figures of the plan, and what was measured.  Times are measured."""
+        trainer, arena = self.trainer, self.trainer.device.arena_bytes
+        figures = summary(trainer.plan, roofline("host"), trainer.budget_bytes, self.trace)
+        del figures["oracle_seconds"], figures["stall_seconds"], figures["average_bytes"]
+        figures |= {"arena_bytes": arena, "fits": arena <= trainer.budget_bytes, "time": "measured"}
+        copies = sum(self.copy_seconds)
+        return figures | {
+            "measured_peak_bytes": trainer.measured_peak_bytes,
+            "step_seconds": median(self.step_seconds) if self.step_seconds else None,
+            "copy_seconds": median(self.copy_seconds) if self.copy_seconds else None,
+            "hidden_copy_fraction": 1 - sum(self.exposed_seconds) / copies if copies else 1.0,
+            "data": self.data.kind,
+            "train_samples": len(self.data.train_images),
+            "test_samples": len(self.data.test_images),
+            "seed": trainer.seed,
+            "steps": trainer.steps_done,
+            "epochs": [_epoch_figures(epoch) for epoch in self.history],
+            "test_accuracy": _epoch_figures(self.history[-1])["test_accuracy"] if self.history else None,
+            "stopped": self.stopped,
+            "saved": self.save,
+        }
+
+
+def _epoch_figures(epoch: Epoch) -> dict[str, Any]:
+    assert epoch.test is not None
+    loss = epoch.loss if math.isfinite(epoch.loss) else None  # no step of this epoch was in this run
+    rate = {"epoch": epoch.epoch, "loss": loss, "learning_rate": epoch.learning_rate}
+    return {**rate, "test_loss": epoch.test.loss, "test_accuracy": epoch.test.accuracy}
+
+
+def report(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    accuracy = figures["test_accuracy"]
+    tested = [] if accuracy is None else [f"{accuracy:.1%} of the test images right"]
+    lines = [
+        "",
+        f"{figures['network']}, batch {figures['batch']}, {figures['optimizer']}, on this machine",
+        f"{figures['policy']} with algorithms {figures['algorithms']}",
+        f"steps {figures['steps']}, threads {figures['threads']}, times measured",
+        *tested,
+        "",
+        *byte_lines(
+            {
+                "budget": figures["budget_bytes"],
+                "arena": figures["arena_bytes"],
+                "predicted peak": figures["peak_bytes"],
+                "measured peak": figures["measured_peak_bytes"],
+                "floor": figures["floor_bytes"],
+                "host": figures["host_bytes"],
+                "offloaded": figures["offloaded_bytes"],
+            }
+        ),
+    ]
+    if figures["step_seconds"] is not None:
+        lines += [f"{key:<16}{format_seconds(figures[f'{key}_seconds']):>10}" for key in ("step", "copy")]
+        lines.append(f"{'copies hidden':<16}{figures['hidden_copy_fraction']:>10.1%}")
+    if figures["saved"]:
+        lines += ["", f"saved to {figures['saved']}"]
+    return "\n".join(lines)

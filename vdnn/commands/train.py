@@ -1,0 +1,180 @@
+"""`vdnn train`: train a network on this machine, within a budget."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vdnn.commands import INTERRUPTED, leave, network_named, usage_errors, with_options
+
+if TYPE_CHECKING:
+    from vdnn.commands.session import Data
+    from vdnn.network import Network
+    from vdnn.optimizers import Optimizer
+    from vdnn.train import Trainer
+
+PATH = click.Path(dir_okay=False)
+OPTIMIZERS = ("sgd", "momentum", "adam")
+
+options = with_options(
+    click.argument("network"),
+    click.option("--policy", help="A name, or module:function.  [default: vdnn_dyn]"),
+    click.option("--budget", help="Bytes of the arena: 2GiB (2^30), 8GB (10^9), 80%.  [default: all that is free]"),
+    click.option("--batch", type=click.IntRange(min=1), help="Samples per step.  [default: 32]"),
+    click.option(
+        "--algorithms",
+        type=click.Choice(["performance", "memory", "mixed"]),
+        help="The fastest algorithms, those with the least workspace, or as vdnn_dyn finds best.  "
+        "[default: performance]",
+    ),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: momentum]"),
+    click.option(
+        "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="[default: 0.01, for adam 0.001]"
+    ),
+    click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Epochs in all."),
+    click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Of weights, order and dropout.  [default: 0]"),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation."),
+    click.option("--link-bandwidth", help="Slow copies down to so much a second each way: 2GB, 500MiB."),
+    click.option(
+        "--data",
+        "kind",
+        type=click.Choice(["digits", "synthetic"]),
+        help="What to learn.  [default: digits where images are 1x8x8, else synthetic]",
+    ),
+    click.option("--samples", type=click.IntRange(min=1), help="Synthetic images to train on.  [default: 4 batches]"),
+    click.option("--save", type=PATH, help="Write a checkpoint here after each epoch, and on Ctrl-C."),
+    click.option("--resume", type=PATH, help="Go on from this checkpoint, with what it was trained with."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."),
+)
+
+
+@click.command(short_help="Train on this machine, within a budget.")
+@options
+def train(
+    network: str, epochs: int, kind: str | None, samples: int | None, save: str | None, as_json: bool, **given: Any
+) -> None:
+    """Train NETWORK on this machine, with images that need no download.
+
+    NETWORK is a name, such as digits_vgg, or module:function.  Ctrl-C ends training after the step that runs, and saves
+    it if --save is given.
+    """
+    from vdnn.commands.session import Session, make_data, report
+
+    if save and not os.path.isdir(os.path.dirname(save) or "."):
+        raise click.UsageError(f"--save: there is no folder {os.path.dirname(save)!r}")
+    with failures(as_json):
+        with usage_errors():
+            resume = given.pop("resume")
+            net, arguments = _resumed(network, resume, given) if resume else _new(network, given)
+            data = make_data(net, kind, samples, arguments.get("seed") or 0)
+            made = _trainer(net, resume, arguments)
+        with closing(made) as trainer:
+            _check_progress(trainer, data, epochs, resume)
+            click.echo(f"{net.name}: {data}", err=True)
+            session = Session(trainer, data, epochs, save, say_to_stderr=as_json)
+            session.run()
+            figures = session.figures()
+    click.echo(json.dumps(figures, indent=2) if as_json else report(figures))
+    if session.stopped:
+        where = f"saved; go on with --resume {save}" if save else "nothing was saved, as --save was not given"
+        leave(f"stopped in epoch {session.epochs_done + 1} of {epochs}: {where}", INTERRUPTED)
+
+
+@contextmanager
+def failures(as_json: bool) -> Iterator[None]:
+    """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
+    from vdnn.checkpoint import CheckpointError
+    from vdnn.memory.cost import roofline
+    from vdnn.memory.host import DeviceError
+    from vdnn.planning import BudgetError, summary
+    from vdnn.train import InputError, TrainingError
+
+    try:
+        yield
+    except BudgetError as error:
+        if as_json:
+            click.echo(json.dumps(summary(error.plan, roofline("host"), error.budget_bytes), indent=2))
+        leave(str(error))
+    except BrokenPipeError:
+        raise
+    except (CheckpointError, DeviceError, InputError, OSError, TrainingError) as error:
+        raise click.ClickException(str(error)) from error
+    except MemoryError as error:
+        raise click.ClickException(f"this machine has not enough memory: {error}") from error
+    except KeyboardInterrupt:
+        leave("stopped", INTERRUPTED)
+
+
+# ---- what to train
+
+
+def _new(network: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+    """(network, arguments of Trainer) for a training that begins."""
+    net = network_named(network, given["batch"] or 32)
+    return net, _arguments(given, given["optimizer"] or "momentum")
+
+
+def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+    """(network, arguments of Trainer.load) for a training that goes on; what defines it cannot be changed."""
+    from vdnn.checkpoint import CheckpointError, describe, optimizer_of
+
+    about = describe(path)
+    optimizer, batch = optimizer_of(about["optimizer"]), about["network"]["shape"][0]
+    for name, saved in (("batch", batch), ("seed", about["seed"]), ("optimizer", optimizer.name)):
+        if given[name] not in (None, saved):
+            raise click.UsageError(f"--{name} {given[name]}: {path} was trained with {saved}, which cannot be changed")
+    net = network_named(network, batch)
+    if net.name != about["network"]["name"]:
+        raise CheckpointError(f"{path} was saved by {about['network']['name']}, not by {net.name}")
+    return net, _arguments(given, optimizer) | {"seed": about["seed"]}
+
+
+def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, Any]:
+    """Arguments of Trainer: what was given, and the optimizer."""
+    from vdnn import optimizers
+
+    made = optimizers.get(optimizer)
+    if given["learning_rate"] is not None:
+        if not math.isfinite(given["learning_rate"]):
+            raise click.UsageError(f"--learning-rate {given['learning_rate']} is no number")
+        made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
+    named = ("policy", "budget", "algorithms", "seed", "threads")
+    arguments = {name: given[name] for name in named if given[name] is not None}
+    if given["link_bandwidth"] is not None:
+        arguments["link_bandwidth"] = _bandwidth(given["link_bandwidth"])
+    return arguments | {"optimizer": made}
+
+
+def _bandwidth(text: str) -> int:
+    """Bytes per second."""
+    from vdnn.units import UnitError, parse_bytes
+
+    try:
+        return parse_bytes(text.removesuffix("/s"))
+    except UnitError as error:
+        raise click.UsageError(f"--link-bandwidth {text}: bytes a second, such as 2GB or 500MiB") from error
+
+
+def _trainer(net: Network, resume: str | None, arguments: dict[str, Any]) -> Trainer:
+    from vdnn.train import Trainer
+
+    return Trainer.load(resume, net=net, **arguments) if resume else Trainer(net, **arguments)
+
+
+def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | None) -> None:
+    """A training that goes on must have something left to do, on the same data."""
+    if trainer.epoch >= epochs:
+        raise click.UsageError(f"{resume} has {trainer.epoch} epochs done; ask for more with --epochs")
+    batches = -(-len(data.train_images) // trainer.net.batch)
+    if trainer.position > batches:
+        raise click.UsageError(
+            f"{resume} stopped after batch {trainer.position} of an epoch, but this data makes {batches} batches; "
+            "give --data and --samples as before"
+        )
