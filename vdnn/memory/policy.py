@@ -26,7 +26,7 @@ from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.tape import Op, Tape
 
 Policy = Callable[..., Any]
-CONV_AND_POOL = ("conv", "pool")
+EXTRACTION = ("conv", "pool", "bn", "lrn")  # layers of feature extraction that are not in place
 OFFERED = ("tape", "budget", "cost", "algorithms")
 
 
@@ -41,12 +41,15 @@ def baseline() -> Decisions:
 
 
 def vdnn_all(tape: Tape) -> Decisions:
-    """Offload the input X of every CONV and POOL layer (section III-C).
+    """Offload the input X of every layer of feature extraction that is not in place (section III-C).
+
+    In the paper's networks these are CONV and POOL; batch norm and LRN, which read X in backward as CONV does, are
+    treated alike.
 
     Where several layers read X, it leaves at the last one that does (section III-A, Fig. 3).  A pooling layer that
     saves the places of its maxima keeps those; its X then leaves only if something else reads it in backward.
     """
-    return _offload_inputs(tape, CONV_AND_POOL)
+    return _offload_inputs(tape, EXTRACTION)
 
 
 def vdnn_conv(tape: Tape) -> Decisions:
@@ -56,7 +59,7 @@ def vdnn_conv(tape: Tape) -> Decisions:
 
 def _offload_inputs(tape: Tape, kinds: tuple[str, ...]) -> Decisions:
     saved = {tape.buffer_of[t.name] for t in tape.saved}
-    last_reader: dict[str, str] = {}  # {X: the last CONV or POOL layer that reads it}, the first in backward
+    last_reader: dict[str, str] = {}  # {X: the last layer that reads it}, the first in backward
     for op in tape.ops[: tape.turn]:
         x = op.arguments.get("x")
         if x and _is_a(kinds, op) and tape.buffer_of[x] in saved:
@@ -65,15 +68,15 @@ def _offload_inputs(tape: Tape, kinds: tuple[str, ...]) -> Decisions:
 
 
 def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
-    """{X: how many ops before the first that reads X the CONV or POOL layer begins that comes before X's own layer}.
+    """{X: how many ops before the first that reads X the layer begins that comes before X's own layer}.
 
-    Before in backward, that is: while one such layer computes, the X of the next one comes back, as in Fig. 10.
+    Before in backward, that is: while one layer (CONV, POOL, ...) computes, the X of the next comes back (Fig. 10).
     """
     first: dict[str, int] = {}  # {buffer: the first backward op that reads it}
-    begins = {"": tape.turn}  # {CONV or POOL layer: its first backward op}, in order
+    begins = {"": tape.turn}  # {layer: its first backward op}, in order
     for i in range(tape.turn, len(tape.ops)):
         first |= {b: i for b in tape.reads[i] if b not in first}
-        if _is_a(CONV_AND_POOL, tape.ops[i]):
+        if _is_a(EXTRACTION, tape.ops[i]):
             begins.setdefault(tape.ops[i].layer, i)
     layers = list(begins)
     ahead = {}
