@@ -132,8 +132,8 @@ class Run:
         """Wake those, and only those, who can go on: a thread that wakes in vain takes time from compute."""
         with self.lock:
             for bell in [bell for bell, ready in self.sleeping.items() if ready()]:
-                del self.sleeping[bell]
                 bell.release()
+                del self.sleeping[bell]
 
 
 class Streams:
