@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench kernels fragmentation least-budget clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/plot.stamp  ## train a small network in less memory than it needs
 	$(BIN)/python experiments/demo.py
@@ -21,8 +21,17 @@ lint: $(VENV)/dev.stamp  ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/plot.stamp  ## time the kernels on this machine
+bench: $(VENV)/plot.stamp  ## time planning, and a plan against a bare loop over its kernels
 	$(BIN)/python experiments/bench.py
+
+kernels: $(VENV)/plot.stamp  ## time every convolution algorithm
+	$(BIN)/python experiments/kernels_conv.py
+
+fragmentation: $(VENV)/plot.stamp  ## arena against peak: every model, every policy, random decisions
+	$(BIN)/python experiments/fragmentation.py
+
+least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that plans, against everything kept
+	$(BIN)/python experiments/least_budget.py vgg16 --batch 32
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

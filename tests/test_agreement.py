@@ -19,14 +19,14 @@ NETWORKS = {build.__name__: build for build in BUILDERS}
 def largest_first(tape):
     """A policy of a user's own: the larger half of what is saved is offloaded, the rest dropped or kept in turn."""
     ordered = sorted(tape.saved, key=lambda t: -t.nbytes)
-    fates = {t: vdnn.OFFLOAD for t in ordered[: len(ordered) // 2]}
+    fates = dict.fromkeys(ordered[: len(ordered) // 2], vdnn.OFFLOAD)
     features = [t for t in ordered[len(ordered) // 2 :] if t.role is vdnn.Role.FEATURE]
     return fates | {t: vdnn.DROP if i % 2 else vdnn.KEEP for i, t in enumerate(features)}
 
 
 def offload_each_use(tape):
     """Everything offloaded, and brought back for each backward use on its own."""
-    return vdnn.Decisions({t: vdnn.OFFLOAD for t in tape.saved}, ahead=0, returns="each")
+    return vdnn.Decisions(dict.fromkeys(tape.saved, vdnn.OFFLOAD), ahead=0, returns="each")
 
 
 EVERY = {**{name: name for name in POLICIES}, "own": largest_first, "each": offload_each_use}

@@ -126,7 +126,7 @@ def test_layers_and_policies_of_ones_own_must_be_passed_again(tmp_path):
         net.add(layers.SoftmaxCrossEntropy(), net.add(layers.Linear(3), x))
         return net
 
-    trainer = Trainer(make(), lambda tape: {t: vdnn.OFFLOAD for t in tape.saved}, threads=1)
+    trainer = Trainer(make(), lambda tape: dict.fromkeys(tape.saved, vdnn.OFFLOAD), threads=1)
     path = tmp_path / "own.safetensors"
     trainer.save(path)
     with pytest.raises(CheckpointError, match=r"layer twice1 is not one of vdnn's own; pass the network"):

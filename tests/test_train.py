@@ -1,7 +1,6 @@
 """Trainer: real training, and everything that a user can do wrong."""
 
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +114,7 @@ def test_a_smaller_batch_gives_the_gradients_of_a_network_of_that_batch(batch):
         (lambda x: np.concatenate([x, x]), lambda y: np.concatenate([y, y]), r"32 samples; .* planned for 1 to 16"),
         (lambda x: x[:0], lambda y: y[:0], r"the batch has no images"),
         (lambda x: (x * 255).astype(np.uint8), None, r"images are uint8; convert them to float32"),
-        (None, lambda y: np.where(np.arange(16) == 3, 10, y), r"1 of 16 labels are not in \[0, 10\): .* is 10 at index 3"),
+        (None, lambda y: np.where(np.arange(16) == 3, 10, y), r"1 of 16 labels .* \[0, 10\): .* is 10 at index 3"),
         (None, lambda y: np.where(np.arange(16) == 7, -1, y), r"is -1 at index 7"),
         (None, lambda y: y[:8], r"labels have shape \(8,\); this batch takes \(16,\)"),
         (None, lambda y: y + 0.5, r"labels are float64; they are classes, so integers"),
@@ -146,15 +145,16 @@ def test_an_exception_inside_a_step_leaves_everything_as_before_and_the_next_ste
     setattr(device.kernels, kernel, fails)
     trainer = Trainer(device.network, "vdnn_all", device=device, optimizer="momentum")
     twin = Trainer(small(), "vdnn_all", optimizer="momentum", threads=2)
-    while True:  # some calls are to be right first: the fault comes in the middle of training, and of a step
+    caught = None
+    while caught is None:  # some calls are to be right first: the fault comes in the middle of training, and of a step
         before, done = everything(trainer), trainer.steps_done
         try:
             trainer.step(*batch)
+            twin.step(*batch)
         except RuntimeError as error:
-            assert "a fault in a kernel" in str(error)
-            assert "of the plan" in "".join(error.__notes__)
-            break
-        twin.step(*batch)
+            caught = error
+    assert "a fault in a kernel" in str(caught)
+    assert "of the plan" in "".join(caught.__notes__)
     assert_equal(everything(trainer), before)
     assert trainer.steps_done == done
     assert trainer.step(*batch) == twin.step(*batch)
@@ -164,30 +164,24 @@ def test_an_exception_inside_a_step_leaves_everything_as_before_and_the_next_ste
 
 
 def test_ctrl_c_in_the_middle_of_a_step_is_held_to_its_end(batch):
-    if threading.current_thread() is not threading.main_thread():
-        pytest.fail("this test must run in the main thread, which gets the signal")
-    fired = []
+    net = small()
+    asked = []
 
     def interrupt(step):
-        if step.name == "conv2.forward" and step.kind == "compute":
-            return 0.05
+        if step.kind == "compute" and step.name == "conv2.forward" and not asked:
+            asked.append(step)
+            signal.raise_signal(signal.SIGINT)
         return 0.0
 
-    net = small()
-    device = vdnn.HostDevice(net, threads=2, delay=interrupt)
-    trainer = Trainer(net, "vdnn_all", device=device, optimizer="momentum")
+    trainer = Trainer(net, "vdnn_all", device=vdnn.HostDevice(net, threads=2, delay=interrupt), optimizer="momentum")
     twin = Trainer(small(), "vdnn_all", optimizer="momentum", threads=2)
-    timer = threading.Timer(0.02, lambda: (fired.append(1), signal.raise_signal(signal.SIGINT)))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
         trainer.step(*batch)
-        timer.join()
-    assert fired
+    assert asked
     twin.step(*batch)
     assert trainer.steps_done == 1
     assert_equal(everything(trainer), everything(twin))
-    trainer.step(*batch)
-    twin.step(*batch)
+    assert trainer.step(*batch) == twin.step(*batch)
     assert_equal(everything(trainer), everything(twin))
     trainer.close()
     twin.close()
@@ -290,15 +284,15 @@ def test_training_is_resumed_bit_for_bit_from_the_middle_of_an_epoch(tmp_path: P
     whole.fit(images, labels, 4, shift=1)
     part = Trainer(small(), "vdnn_all", optimizer=optimizer, seed=5, threads=2)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(run, loss):
         if (run.epoch, run.position) == (2, 3):
             run.save(str(tmp_path / "run.safetensors"))
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         part.fit(images, labels, 4, shift=1, progress=kill)
     part.close()
     rest = Trainer.load(str(tmp_path / "run.safetensors"))

@@ -60,6 +60,7 @@ class Trainer:
     seed        of the weights, the order of the data and dropout
     algorithms  "performance", "memory", or {op: algorithm} (another plan's, to get equal bits)
     undo        copy what an update overwrites first, so that a failure in the middle of a step can be undone
+    deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there
 
     Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy.
     """
@@ -76,10 +77,13 @@ class Trainer:
         algorithms: Any = "performance",
         threads: int | None = None,
         undo: bool = True,
+        deterministic: bool = True,
         link_bandwidth: float | None = None,
     ) -> None:
         if not 0 <= seed < 2**53:
             raise ValueError(f"seed={seed} is not in [0, 2**53)")
+        if not deterministic:
+            raise ValueError("deterministic=False: the host has no other kernels than deterministic ones")
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.optimizer = optimizers.get(optimizer or "momentum")
         self.device = self._device(device, threads, link_bandwidth)

@@ -88,3 +88,11 @@ def test_a_wrong_argument_is_named_with_its_value(make, message):
 def test_a_wrong_shape_is_answered_with_what_would_fit(layer, x, message):
     with pytest.raises(ShapeError, match=message):
         layer.shapes(x)
+
+
+def test_kaiming_starts_normal_by_fan_out_with_zero_biases():
+    specs = Conv2d(16, 3, init="kaiming").shapes((1, 8, 5, 5)).parameters
+    assert specs["w"].init == Init("normal", (2 / (16 * 9)) ** 0.5)
+    assert specs["b"].init == Init("constant", 0.0)
+    with pytest.raises(LayerError, match=r"init='he' is none of uniform, kaiming"):
+        Conv2d(16, 3, init="he")

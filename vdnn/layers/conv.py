@@ -15,6 +15,7 @@ from vdnn.layers.base import Algorithm, Array, Init, Layer, LayerError, Shape, S
 
 Pair = tuple[int, int]
 Pairs = int | Sequence[int]
+INITS = ("uniform", "kaiming")
 
 
 def pair(name: str, value: Pairs, least: int) -> Pair:
@@ -61,6 +62,7 @@ class _Convolution(Layer):
     dilation: Pair
     groups: int
     bias: bool
+    init: str
 
     def _set(
         self,
@@ -71,8 +73,12 @@ class _Convolution(Layer):
         dilation: Pairs,
         groups: int,
         bias: bool,
+        init: str,
         name: str,
     ) -> None:
+        if init not in INITS:
+            raise LayerError(f"init={init!r} is none of {', '.join(INITS)}")
+        self.init = init
         self.out_channels = count("out_channels", out_channels)
         self.kernel_size = pair("kernel_size", kernel_size, 1)
         self.stride = pair("stride", stride, 1)
@@ -100,11 +106,17 @@ class _Convolution(Layer):
             raise ShapeError(f"{self._label}: groups={self.groups} does not divide C={x[1]}; {divisors(x[1])} do")
 
     def _parameters(self, w: Shape) -> dict[str, Spec]:
-        """PyTorch's start: uniform, +-1 / sqrt(fan-in), with the fan-in that it reads from the weight's shape."""
-        init = Init("uniform", prod(w[1:]) ** -0.5)
-        specs = {"w": Spec(w, init=init)}
+        """`uniform` is PyTorch's default, +-1 / sqrt(fan-in), with the fan-in that it reads from the weight's shape.
+
+        `kaiming` is for deep stacks of ReLU (He et al., 2015): normal, sqrt(2 / fan-out), biases 0, as in torchvision.
+        """
+        starts = Init("uniform", prod(w[1:]) ** -0.5)
+        specs = {"w": Spec(w, init=starts)}
+        if self.init == "kaiming":
+            starts = Init()
+            specs["w"] = Spec(w, init=Init("normal", (2 / (w[0] * w[2] * w[3])) ** 0.5))
         if self.bias:
-            specs["b"] = Spec((self.out_channels,), init=init)
+            specs["b"] = Spec((self.out_channels,), init=starts)
         return specs
 
 
@@ -124,9 +136,10 @@ class Conv2d(_Convolution):
         dilation: Pairs = 1,
         groups: int = 1,
         bias: bool = True,
+        init: str = "uniform",
         name: str = "",
     ) -> None:
-        self._set(out_channels, kernel_size, stride, padding, dilation, groups, bias, name)
+        self._set(out_channels, kernel_size, stride, padding, dilation, groups, bias, init, name)
 
     def shapes(self, *x: Shape) -> Shapes:
         """Shapes of all arrays for the input shape (N, C, H, W)."""
@@ -202,9 +215,10 @@ class ConvTranspose2d(_Convolution):
         groups: int = 1,
         bias: bool = True,
         dilation: Pairs = 1,
+        init: str = "uniform",
         name: str = "",
     ) -> None:
-        self._set(out_channels, kernel_size, stride, padding, dilation, groups, bias, name)
+        self._set(out_channels, kernel_size, stride, padding, dilation, groups, bias, init, name)
         self.output_padding = pair("output_padding", output_padding, 0)
         if self.output_padding[0] >= self.stride[0] or self.output_padding[1] >= self.stride[1]:
             raise LayerError(f"output_padding={output_padding!r} must be below stride={stride!r}")

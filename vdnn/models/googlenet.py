@@ -78,7 +78,7 @@ def _inception(net: Network, x: Tensor, name: str, channels: tuple[int, ...], sa
 
 def _conv(net: Network, x: Tensor, name: str, channels: int, kernel: int, stride: int = 1) -> Tensor:
     block, _, rest = name.partition("_")  # 3a_3x3 is followed by 3a_relu_3x3
-    x = net.add(Conv2d(channels, kernel, stride, padding=kernel // 2), x, name=name)
+    x = net.add(Conv2d(channels, kernel, stride, padding=kernel // 2, init="kaiming"), x, name=name)
     return net.add(ReLU(), x, name=f"{block}_relu_{rest}")
 
 

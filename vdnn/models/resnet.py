@@ -88,7 +88,7 @@ def _block(net: Network, x: Tensor, name: str, block: Block, width: int, stride:
 
 
 def _conv_bn(net: Network, x: Tensor, names: tuple[str, str], channels: int, kernel: int, stride: int) -> Tensor:
-    x = net.add(Conv2d(channels, kernel, stride, padding=kernel // 2, bias=False), x, name=names[0])
+    x = net.add(Conv2d(channels, kernel, stride, padding=kernel // 2, bias=False, init="kaiming"), x, name=names[0])
     return net.add(BatchNorm2d(), x, name=names[1])
 
 

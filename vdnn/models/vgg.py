@@ -54,7 +54,7 @@ def vgg(
     x = net.input
     for group, (count, channels) in enumerate(zip(groups_of(depth), CHANNELS, strict=True), start=1):
         for i in range(1, count + 1):
-            x = net.add(Conv2d(channels, 3, padding=1), x, name=f"conv{group}_{i}")
+            x = net.add(Conv2d(channels, 3, padding=1, init="kaiming"), x, name=f"conv{group}_{i}")
             x = net.add(ReLU(), x, name=f"relu{group}_{i}")
         x = net.add(MaxPool2d(2, saves=saves), x, name=f"pool{group}")
     x = net.add(Flatten(), x, name="flatten")
