@@ -405,10 +405,17 @@ def _check_images(images: Array, net: Network) -> None:
         raise InputError(f"images are {images.dtype}; convert them to {net.input.dtype} and scale them first")
     if not len(images):
         raise InputError("the batch has no images")
-    finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    bad = [i for first, part in _pieces(images) for i in first + np.flatnonzero(~np.isfinite(part).all(axis=1))]
+    if bad:
         raise InputError(f"{len(bad)} of {len(images)} images hold NaN or infinity, the first at index {bad[0]}")
+
+
+def _pieces(images: Array, elements: int = 1 << 18) -> Iterator[tuple[int, Array]]:
+    """(index of the first, so many images as rows): a few at a time, since a mask of all would be memory of size."""
+    count = max(1, elements // max(1, images[0].size))
+    for first in range(0, len(images), count):
+        part = images[first : first + count]
+        yield first, part.reshape(len(part), -1)
 
 
 def _check_labels(labels: Array, shape: tuple[int, ...], dtype: str, net: Network) -> None:
