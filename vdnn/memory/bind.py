@@ -25,8 +25,8 @@ PAGE = 4096  # bytes
 
 
 def slab(nbytes: int) -> Any:
-    """Uninitialised bytes that begin on a page."""
-    raw = np.empty(nbytes + PAGE, np.uint8)
+    """Bytes, all 0, that begin on a page; the system gives a page when it is first written to."""
+    raw = np.zeros(nbytes + PAGE, np.uint8)
     first = -raw.ctypes.data % PAGE
     return raw[first : first + nbytes]
 

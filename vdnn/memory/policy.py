@@ -114,10 +114,21 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str])
     return least
 
 
+def least(tape: Tape) -> Decisions:
+    """Offload all that backward reads, and bring it back for each op that reads it, at the last moment.
+
+    Not a policy of the paper: with least-workspace algorithms it mostly needs no more than the floor, at the price of
+    copies that nothing hides.
+    """
+    return Decisions(dict.fromkeys((t.name for t in tape.saved), OFFLOAD), ahead=0, returns="each")
+
+
 # ---- by name
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-POLICIES: dict[str, Policy] = {f.__name__: f for f in (keep_all, baseline, vdnn_all, vdnn_conv, vdnn_dyn, checkpoint)}
+POLICIES: dict[str, Policy] = {
+    f.__name__: f for f in (keep_all, baseline, vdnn_all, vdnn_conv, vdnn_dyn, checkpoint, least)
+}
 
 
 class PolicyError(ValueError):
