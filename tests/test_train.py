@@ -323,3 +323,28 @@ def test_models_train_through_the_trainer_under_half_of_what_keeping_everything_
     assert trainer.measured_peak_bytes == trainer.plan.peak_bytes
     for t in (lean, trainer):
         t.close()
+
+
+def test_ctrl_c_during_fit_loses_no_batch_and_repeats_none(tmp_path: Path):
+    data = digits()
+    images, labels = data.train_images[:64], data.train_labels[:64]
+    net = small()
+    asked = []
+
+    def interrupt(step):
+        if step.kind == "compute" and step.name == "conv1.backward_weights":
+            asked.append(step)
+            if len(asked) == 3:
+                signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    stopped = Trainer(net, "vdnn_all", device=vdnn.HostDevice(net, threads=2, delay=interrupt), optimizer="momentum")
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(images, labels, 2)
+    assert (stopped.steps_done, stopped.epoch, stopped.position) == (3, 0, 3)
+    stopped.fit(images, labels, 2)
+    whole = Trainer(small(), "vdnn_all", optimizer="momentum", threads=2)
+    whole.fit(images, labels, 2)
+    assert_equal(everything(stopped), everything(whole))
+    stopped.close()
+    whole.close()

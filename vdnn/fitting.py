@@ -77,8 +77,8 @@ class BudgetError(PlanError):
                 f"{tape.network}, batch {tape.batch}, does not fit under {what}:",
                 f"  needed     {_exact(self.needed_bytes)}",
                 f"  available  {_exact(self.budget_bytes)}",
-                f"  floor      {_exact(self.floor_bytes)}, which no plan can undercut; "
-                f"{_exact(tape.resident_bytes)} of it are weights and what stays with them",
+                f"  floor      {_exact(self.floor_bytes)}, which no plan can undercut",
+                f"  weights    {_exact(tape.resident_bytes)} of it, with all that stays with them",
                 "what would fit:",
                 *(f"  {line}" for line in self._remedies(what)),
             ]

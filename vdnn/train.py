@@ -256,10 +256,11 @@ class Trainer:
         while self.epoch < epochs:
             losses = []
             for part in batches.epoch(self.epoch, start=self.position):
-                losses.append(self.step(*part))
+                with interrupt_held():  # a step and the count of it belong together
+                    losses.append(self.step(*part))
+                    self.position += 1
                 if not np.isfinite(losses[-1]):
                     raise TrainingError(f"the loss is {losses[-1]} at step {self.steps_done}; lower the learning rate")
-                self.position += 1
                 if progress is not None:
                     progress(self, losses[-1])
             rate = self.optimizer.rate(max(0, self.steps_done - 1))
