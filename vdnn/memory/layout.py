@@ -118,7 +118,8 @@ def _prepared(start: Ints, stop: Ints, size: Ints, moves: NDArray[np.bool_]) -> 
     stays = ~moves
     offsets = np.zeros_like(size)
     offsets[stays] = _stack(start[stays], stop[stays], size[stays])
-    edges = _edges(start[stays], stop[stays], offsets[stays], offsets[stays] + size[stays], int(start[-1]) + 1)
+    tops, moments = offsets[stays] + size[stays], int(start[-1]) + 1
+    edges = _edges(start[stays], stop[stays], offsets[stays], tops, moments) if stays.any() else []
     board = _Board.make(start[moves], stop[moves], size[moves], edges)
     return offsets, board, _preferences(start[moves], stop[moves], size[moves])
 
@@ -211,13 +212,13 @@ def _edges(start: Ints, stop: Ints, low: Ints, high: Ints, moments: int) -> list
 def _preferences(start: Ints, stop: Ints, size: Ints) -> list[Reals]:
     """Four rankings, the largest number first, each by a measure of what is hard to lay later.
 
-    The most bytes live at once during it, then span; span; size; size x span. None is best on all networks.
+    Size; the most bytes live at once during it, then span; span; size x span.  None is best on all networks.
     """
     span = (stop - start).astype(np.float64)
     moments = int(stop.max(initial=0)) + 1
     live = np.cumsum(np.bincount(start, size, moments) - np.bincount(stop, size, moments))
     crowd = np.array([live[a:b].max() for a, b in zip(start, stop, strict=True)])
-    return [crowd * (1 + 1e-9 * span), span, size.astype(np.float64), size * span]
+    return [size.astype(np.float64), crowd * (1 + 1e-9 * span), span, size * span]
 
 
 @dataclass(slots=True)
@@ -241,7 +242,7 @@ class _Board:
             for j in live:
                 neighbours[j].append(i)
             live.append(i)
-            walls.append(sorted({pair for e in set(edges[a:b]) for pair in zip(e[::2], e[1::2], strict=True)}))
+            walls.append(sorted({p for e in set(edges[a:b]) for p in zip(e[::2], e[1::2], strict=True)}) if edges else [])
         return cls(size.tolist(), neighbours, walls)
 
     def rise(self, preference: Reals, patience: Ints) -> list[int]:
