@@ -18,12 +18,12 @@ from rich.table import Table
 
 import vdnn
 from vdnn import models
+from vdnn.building import build
 from vdnn.data import synthetic
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.memory.passes import make_plan
 from vdnn.memory.policy import decide
 from vdnn.planning import choose_algorithms
-from vdnn.tape import build
 
 PLANNED = (("vgg16", "vdnn_all"), ("vgg16", "keep_all"), ("resnet50", "vdnn_all"), ("vgg416", "vdnn_all"))
 RUN = (("digits_vgg", 128, None), ("resnet18", 8, (3, 112, 112)), ("vgg11", 4, (3, 128, 128)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from vdnn import clock as clocks
 from vdnn import optimizers
+from vdnn.building import build
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import (
     Add,
@@ -30,7 +31,6 @@ from vdnn.memory.execute import execute
 from vdnn.memory.host import HostDevice
 from vdnn.memory.passes import make_plan
 from vdnn.network import Network, Role
-from vdnn.tape import build
 
 CLASSES = 5
 THREADS = 2

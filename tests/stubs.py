@@ -5,10 +5,10 @@ Every image has 64 numbers of 4 bytes a channel, so with a batch of 2 a channel 
 
 from __future__ import annotations
 
+from vdnn.building import build
 from vdnn.layers.base import Algorithm, Layer, Shapes, Spec
 from vdnn.memory.decisions import resolve
 from vdnn.network import Network
-from vdnn.tape import build
 
 
 class Kernels:

@@ -7,9 +7,10 @@ from networks import NETWORKS
 from networks import tape_of as real_tape
 from stubs import Add, Conv, Kernels, Loss, Norm, Optimizer, ReLU, Square, network, squares, tape_of, text
 
+from vdnn.building import build
 from vdnn.layers.base import Layer, LayerError, Shapes, Spec
 from vdnn.network import Network, Role
-from vdnn.tape import build, granules
+from vdnn.tape import granules
 
 
 def ops(tape):

@@ -1,8 +1,10 @@
 """vdnn: train convolutional networks in less memory than they need.  A training step is a verified plan."""
 
 from vdnn import layers, models, schedules
+from vdnn.building import build
 from vdnn.checkpoint import CheckpointError
 from vdnn.fitting import BudgetError
+from vdnn.inputs import InputError
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
 from vdnn.memory.cost import measured, roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions, Fate
@@ -15,8 +17,8 @@ from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
 from vdnn.optimizers import SGD, Adam, Optimizer
 from vdnn.planning import plan
-from vdnn.tape import Op, Tape, build
-from vdnn.train import Epoch, Evaluation, InputError, Trainer, TrainingError
+from vdnn.tape import Op, Tape
+from vdnn.train import Epoch, Evaluation, Trainer, TrainingError
 
 __version__ = "0.1.0"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdnn.building import build
 from vdnn.memory import policy as policies
 from vdnn.memory import trial
 from vdnn.memory.cost import Cost, roofline
@@ -13,7 +14,7 @@ from vdnn.memory.decisions import Decisions, Fate, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
 from vdnn.network import Network
-from vdnn.tape import Tape, build
+from vdnn.tape import Tape
 from vdnn.units import parse_bytes
 
 Fates = Mapping[Any, Fate] | Decisions

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,21 +10,19 @@ import numpy as np
 
 from vdnn import clock as clocks
 from vdnn import optimizers, planning
+from vdnn.arrays import Arrays, initial
+from vdnn.building import build
 from vdnn.data import Batches
 from vdnn.fitting import BudgetError
-from vdnn.layers.base import Array, Spec
+from vdnn.inputs import InputError, check_images, check_labels
+from vdnn.layers.base import Array
 from vdnn.memory.decisions import Decisions
 from vdnn.memory.execute import execute, interrupt_held
 from vdnn.memory.host import HostDevice
 from vdnn.memory.plan import Plan, PlanError
 from vdnn.memory.trace import Trace
-from vdnn.network import Network, Tensor
-from vdnn.tape import build
+from vdnn.network import Network
 from vdnn.units import parse_bytes
-
-
-class InputError(ValueError):
-    """Images or labels that a step cannot take; nothing was changed."""
 
 
 class TrainingError(RuntimeError):
@@ -168,7 +165,7 @@ class Trainer:
 
     def _initialise(self) -> None:
         for name, (tensor, spec) in {**self.net.parameters, **self.net.statistics}.items():
-            self.device.write(self.plan, name, _initial(tensor, spec, self.seed))
+            self.device.write(self.plan, name, initial(tensor, spec, self.seed))
         for name in self.plan.tape.resident:
             if name not in self.device.held:
                 self.device.write(self.plan, name, np.zeros(self.plan.tape.tensors[name].shape, np.float32))
@@ -286,14 +283,14 @@ class Trainer:
     def _feed(self, images: Array, labels: Array | None, purpose: str) -> int:
         """Check a batch and put it, and the clock, where the plan fetches them; returns its size."""
         images = np.asarray(images)
-        _check_images(images, self.net)
+        check_images(images, self.net)
         batch = len(images)
         plan = self.plan_for(batch, purpose)
         wanted = self.net.labels
         if wanted is not None:
             shape = (batch, *wanted.shape[1:])
             labels = np.zeros(shape, wanted.dtype) if labels is None else np.asarray(labels)
-            _check_labels(labels, shape, wanted.dtype, self.net)
+            check_labels(labels, shape, wanted.dtype, self.net)
             self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
         self.device.write(plan, "input", images)
         self.device.write(plan, "clock", self._clock())
@@ -349,90 +346,3 @@ class Trainer:
 
     def __repr__(self) -> str:
         return f"Trainer({self.net!r}, {self.plan!r}, {self.steps_done} steps done)"
-
-
-class Arrays(MutableMapping[str, Array]):
-    """Arrays on the device by name: reading gives a read-only copy in logical order, assigning replaces the array."""
-
-    def __init__(self, trainer: Trainer, tensors: list[Tensor]) -> None:
-        self._trainer = trainer
-        self._tensors = {t.name: t for t in tensors}
-
-    def __getitem__(self, name: str) -> Array:
-        value = self._trainer.device.read(self._trainer.plan, self._tensors[name].name)
-        value.setflags(write=False)  # writing to a copy would change nothing, silently
-        return value
-
-    def __setitem__(self, name: str, value: Array) -> None:
-        tensor = self._tensors[name]
-        array = np.asarray(value)
-        if array.shape != tensor.shape:
-            raise ValueError(f"{name} has shape {tensor.shape}, not {array.shape}")
-        self._trainer.device.write(self._trainer.plan, name, array.astype(tensor.dtype, copy=False))
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("an array of a network cannot be deleted")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _initial(tensor: Tensor, spec: Spec, seed: int) -> Array:
-    """The array's first value; it depends on the seed and its name alone, not on the other layers."""
-    init = spec.init
-    if init.kind == "constant":
-        return np.full(tensor.shape, init.scale, tensor.dtype)
-    random = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
-    if init.kind == "normal":
-        value = random.standard_normal(tensor.shape, np.float32)
-        value *= np.float32(init.scale)
-    elif init.kind == "uniform":
-        value = random.random(tensor.shape, np.float32)
-        value *= np.float32(2 * init.scale)
-        value -= np.float32(init.scale)
-    else:
-        raise ValueError(f"{tensor.name}: init {init.kind!r} is none of constant, uniform, normal")
-    return value.astype(tensor.dtype, copy=False)
-
-
-def _check_images(images: Array, net: Network) -> None:
-    wanted = net.input.shape
-    if images.ndim != len(wanted) or images.shape[1:] != wanted[1:]:
-        raise InputError(f"images have shape {images.shape}; {net.name} takes (1 to {wanted[0]}, {str(wanted[1:])[1:]}")
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"images are {images.dtype}; convert them to {net.input.dtype} and scale them first")
-    if not len(images):
-        raise InputError("the batch has no images")
-    bad = [i for first, part in _pieces(images) for i in first + np.flatnonzero(~np.isfinite(part).all(axis=1))]
-    if bad:
-        raise InputError(f"{len(bad)} of {len(images)} images hold NaN or infinity, the first at index {bad[0]}")
-
-
-def _pieces(images: Array, elements: int = 1 << 18) -> Iterator[tuple[int, Array]]:
-    """(index of the first, so many images as rows): a few at a time, since a mask of all would be memory of size."""
-    count = max(1, elements // max(1, images[0].size))
-    for first in range(0, len(images), count):
-        part = images[first : first + count]
-        yield first, part.reshape(len(part), -1)
-
-
-def _check_labels(labels: Array, shape: tuple[int, ...], dtype: str, net: Network) -> None:
-    if labels.shape != shape:
-        raise InputError(f"labels have shape {labels.shape}; this batch takes {shape}")
-    if not dtype.startswith("int"):
-        if not np.isfinite(labels).all():
-            raise InputError(f"{int((~np.isfinite(labels)).sum())} labels are NaN or infinity")
-        return
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels are {labels.dtype}; they are classes, so integers")
-    classes = net.scores.shape[1]
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        first = int(wrong[0])
-        raise InputError(
-            f"{len(wrong)} of {len(labels)} labels are not in [0, {classes}): the first is {labels.flat[first]} "
-            f"at index {first}"
-        )

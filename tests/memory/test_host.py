@@ -30,6 +30,7 @@ from networks import (
 )
 
 from vdnn import optimizers
+from vdnn.building import build
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import Add, BatchNorm2d, Concat, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from vdnn.layers.base import Layer
@@ -39,7 +40,6 @@ from vdnn.memory.host import DeviceError, HostDevice
 from vdnn.memory.passes import make_plan
 from vdnn.memory.verify import verify
 from vdnn.network import Network, Role
-from vdnn.tape import build
 
 
 def random_delays(seed):

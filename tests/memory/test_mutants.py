@@ -11,13 +11,14 @@ from mutants import KINDS, mutants, without_a_wait
 from oracle import judge
 
 from vdnn import models
+from vdnn.building import build
 from vdnn.layers.base import Algorithm, Layer, Shapes, Spec
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan, PlanError
 from vdnn.memory.verify import verify
 from vdnn.network import Network, Role
-from vdnn.tape import GRANULE, Tape, build
+from vdnn.tape import GRANULE, Tape
 
 # ---- layers that only say what they read and write: nothing here is ever computed
 

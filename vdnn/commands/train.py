@@ -91,10 +91,11 @@ def train(
 def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
     from vdnn.checkpoint import CheckpointError
+    from vdnn.inputs import InputError
     from vdnn.memory.cost import roofline
     from vdnn.memory.host import DeviceError
     from vdnn.planning import BudgetError, summary
-    from vdnn.train import InputError, TrainingError
+    from vdnn.train import TrainingError
 
     try:
         yield

@@ -82,5 +82,5 @@ def interrupt_held() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if caught:
-            signal.raise_signal(signal.SIGINT)  # for a hold around this one, or else KeyboardInterrupt
+        for number in caught:
+            signal.raise_signal(number)  # for a hold around this one, or else KeyboardInterrupt

@@ -242,7 +242,9 @@ class _Board:
             for j in live:
                 neighbours[j].append(i)
             live.append(i)
-            walls.append(sorted({p for e in set(edges[a:b]) for p in zip(e[::2], e[1::2], strict=True)}) if edges else [])
+            walls.append(
+                sorted({p for e in set(edges[a:b]) for p in zip(e[::2], e[1::2], strict=True)}) if edges else []
+            )
         return cls(size.tolist(), neighbours, walls)
 
     def rise(self, preference: Reals, patience: Ints) -> list[int]:

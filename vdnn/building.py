@@ -1,0 +1,246 @@
+"""build: the tape of a network: forward ops, backward ops in reverse, sums where gradients meet, updates.
+
+What may share bytes is decided here as well, so that everything later thinks in buffers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdnn import clock
+from vdnn.layers.base import BACKWARD, Algorithm, LayerError
+from vdnn.network import Network, Node, Role, Tensor
+from vdnn.tape import PURPOSES, Op, Tape
+
+
+def build(network: Network, kernels: Any, optimizer: Any = None, purpose: str = "step") -> Tape:
+    """The tape of `network` for one purpose, with workspaces as `kernels` declares them.
+
+    optimizer   gives the names of its state and its update's workspace; None only for evaluate and gradients.
+    Raises LayerError if the network cannot be trained (no loss; an output that nothing uses).
+    """
+    if purpose not in PURPOSES:
+        raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
+    if purpose == "step" and optimizer is None:
+        raise ValueError("a tape with updates needs an optimizer; without one there are 'gradients' and 'evaluate'")
+    return _Builder(network, kernels, optimizer, purpose).build()
+
+
+Wish = Mapping[str, tuple[str, ...]]  # of one op: {tensor written: tensors whose bytes it may take, best first}
+
+
+class _Builder:
+    """Collects ops in order; the only state is what has been emitted so far."""
+
+    def __init__(self, network: Network, kernels: Any, optimizer: Any, purpose: str) -> None:
+        self.network, self.kernels, self.optimizer, self.purpose = network, kernels, optimizer, purpose
+        self.ops: list[Op] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.wishes: list[Wish] = []
+        self.partials: dict[str, list[str]] = {}  # {tensor: gradients received so far}
+        self.results: list[str] = []
+        self.clock = Tensor("clock", (clock.SIZE,), clock.DTYPE, Role.INPUT)
+
+    def build(self) -> Tape:
+        self._check_uses()
+        resident = self._resident()
+        for node in self.network.nodes:
+            self._forward(node)
+        if self.purpose == "evaluate":
+            self.results.append(self.network.scores.name)
+        if self.network.labels is not None:
+            self.results.append(self.network.loss.y.name)
+        if self.purpose != "evaluate":
+            for node in reversed(self.network.nodes):
+                self._backward(node)
+        return Tape(
+            network=self.network.name,
+            batch=self.network.batch,
+            purpose=self.purpose,
+            optimizer=getattr(self.optimizer, "name", ""),
+            kernels=self.kernels.name,
+            storage=self.kernels.storage,
+            threads=self.kernels.threads,
+            tensors=self.tensors,
+            alias=_legal_aliases(self.ops, self.wishes, self.tensors, self.results),
+            ops=tuple(self.ops),
+            resident=resident,
+            results=tuple(self.results),
+        )
+
+    def _check_uses(self) -> None:
+        used = {t.name for n in self.network.nodes for t in n.inputs} | {self.network.scores.name}
+        for node in self.network.nodes:
+            if node.y.name not in used and not node.layer.is_loss:
+                raise LayerError(f"{node.name}'s output is used by no layer, so it cannot be trained")
+        if self.purpose != "evaluate":
+            _ = self.network.loss
+
+    def _resident(self) -> tuple[str, ...]:
+        """Weights, optimizer state and statistics: the same ones, in the same order, for every purpose and batch."""
+        tensors = [t for t, _ in self.network.parameters.values()]
+        for weight, _ in self.network.parameters.values():
+            for state in getattr(self.optimizer, "state", ()):
+                tensors.append(Tensor(f"{weight.name}.{state}", weight.shape, weight.dtype, Role.STATE))
+        tensors += [t for t, _ in self.network.statistics.values()]
+        self.tensors |= {t.name: t for t in tensors}
+        return tuple(t.name for t in tensors)
+
+    def _emit(self, node: Node, phase: str, arguments: dict[str, Tensor | None], writes: list[str]) -> None:
+        """One op of a layer: of the arguments offered, those that the method's signature names."""
+        layer = node.layer
+        work = "forward" if phase == "evaluate" and not hasattr(layer, "evaluate") else phase
+        needs = layer.needs(phase, len(node.inputs))
+        offered = {"clock": self.clock, **arguments}
+        bound = {n: offered[n] for n in needs if n in offered}
+        for tensor in bound.values():
+            if tensor is not None:
+                self.tensors.setdefault(tensor.name, tensor)
+        written = {n for n in writes if n in bound}
+        # statistics are updated in place, so they are read as well
+        reads = [t.name for n, t in bound.items() if t and (n not in written or n in node.statistics)]
+        self.ops.append(
+            Op(
+                name=f"{node.name}.{phase}",
+                layer=node.name,
+                phase=phase,
+                arguments={n: t.name if t else None for n, t in bound.items()},
+                reads=tuple(dict.fromkeys(reads)),
+                writes=tuple(bound[n].name for n in bound if n in written and bound[n] is not None),  # type: ignore[union-attr]
+                algorithms=layer.algorithms(self.kernels, work, self.network.dtype, *node.input_shapes),
+                flops=layer.flops(work, *node.input_shapes),
+                kind=layer.kind,
+            )
+        )
+        pairs = [(bound[out], bound[into]) for out, into in layer.inplace.items() if out in bound and into in bound]
+        self.wishes.append({y.name: (x.name,) for y, x in pairs if y is not None and x is not None})
+
+    def _forward(self, node: Node) -> None:
+        arguments = self._arguments(node)
+        phase = "evaluate" if self.purpose == "evaluate" else "forward"
+        self._emit(node, phase, arguments, ["y", *node.saved])
+        if self.purpose == "step" and node.layer.method("update_statistics"):
+            self._emit(node, "update_statistics", arguments, list(node.statistics))
+
+    def _arguments(self, node: Node) -> dict[str, Tensor | None]:
+        """What every phase of the layer may name."""
+        labels = {"labels": self.network.labels} if node.layer.is_loss else {}
+        return {**node.x, "y": node.y, **node.parameters, **node.saved, **node.statistics, **labels}
+
+    def _backward(self, node: Node) -> None:
+        layer = node.layer
+        wanted = {name: t is not self.network.input for name, t in node.x.items()}
+        if not any(wanted.values()) and not node.parameters:
+            return  # there would be nothing to write
+        dy = None if layer.is_loss else self._gradient(node)
+        if layer.passes_gradient:
+            assert dy is not None
+            for name, tensor in node.x.items():
+                if wanted[name]:
+                    self._receive(tensor, dy)
+            return
+        arguments = self._arguments(node)
+        if dy is not None:
+            arguments["dy"] = dy
+        for name, weight in node.parameters.items():
+            arguments[f"d{name}"] = Tensor(f"{node.name}.d{name}", weight.shape, weight.dtype, Role.WEIGHT_GRADIENT)
+        for name, tensor in node.x.items():
+            partial = Tensor(f"{node.name}.d{name}", tensor.shape, tensor.dtype, Role.GRADIENT)
+            arguments[f"d{name}"] = partial if wanted[name] else None
+        writes = [f"d{n}" for n in (*node.x, *node.parameters)]
+        for phase in BACKWARD:
+            if not layer.needs(phase, len(node.inputs)):
+                continue
+            if phase == "backward_data" and not any(wanted.values()):
+                continue
+            self._emit(node, phase, arguments, writes)
+        self._updates(node)
+        for name, tensor in node.x.items():
+            gradient = arguments[f"d{name}"]
+            if gradient is not None and gradient.name in self.tensors:
+                self._receive(tensor, gradient)
+
+    def _gradient(self, node: Node) -> Tensor:
+        if node.y.name not in self.partials:
+            readers = ", ".join(n.name for n in self.network.nodes if node.y in n.inputs)
+            raise LayerError(f"no gradient reaches {node.name}: no backward method of {readers} writes its dx")
+        return self.tensors[self.partials[node.y.name][0]]
+
+    def _receive(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Take a gradient of `tensor`; a second one is added to the first by an op of its own."""
+        partials = self.partials.setdefault(tensor.name, [])
+        if not partials:
+            partials.append(gradient.name)
+            return
+        count = sum(op.target == tensor.name and op.phase == "sum" for op in self.ops)
+        total = Tensor(f"{tensor.name}.sum{count + 1}", tensor.shape, tensor.dtype, Role.GRADIENT)
+        first = partials.pop()
+        self.tensors[total.name] = total
+        size = total.nbytes // (8 if total.dtype == "float64" else 4)
+        arguments = {"x0": first, "x1": gradient.name, "y": total.name}
+        reads = tuple(dict.fromkeys((first, gradient.name)))
+        self.ops.append(
+            Op(total.name, "", "sum", arguments, reads, (total.name,), (Algorithm("default", 0),), size, tensor.name)
+        )
+        self.wishes.append({total.name: (first, gradient.name)})
+        partials.append(total.name)
+
+    def _updates(self, node: Node) -> None:
+        for name, weight in node.parameters.items():
+            gradient = f"{node.name}.d{name}"
+            if gradient not in self.tensors:
+                raise LayerError(f"{node.name}: no backward method names d{name}, the gradient of {weight.name}")
+            if self.purpose == "gradients":
+                self.results.append(gradient)
+                continue
+            state = {s: f"{weight.name}.{s}" for s in self.optimizer.state}
+            self.tensors.setdefault("clock", self.clock)
+            elements = weight.nbytes // (8 if weight.dtype == "float64" else 4)
+            scratch = self.optimizer.workspace(self.kernels, weight.shape, weight.dtype)
+            self.ops.append(
+                Op(
+                    name=f"{weight.name}.update",
+                    layer="",
+                    phase="update",
+                    arguments={"clock": "clock", "w": weight.name, "dw": gradient, **state},
+                    reads=("clock", weight.name, gradient, *state.values()),
+                    writes=(weight.name, *state.values()),
+                    algorithms=(Algorithm("default", scratch),),
+                    flops=elements * (2 + 2 * len(state)),
+                    target=weight.name,
+                )
+            )
+            self.wishes.append({})
+
+
+def _legal_aliases(
+    ops: list[Op], wishes: list[Wish], tensors: Mapping[str, Tensor], results: list[str]
+) -> dict[str, str]:
+    """{tensor: the tensor whose bytes it takes}: those of the wishes that can change no result.
+
+    A gradient may be overwritten by the last op that reads it.  A feature map may be brought back by running its maker
+    again, so it may be overwritten only by its sole reader: then nobody ever needs the old values.
+    """
+    readers: dict[str, list[int]] = {}
+    for i, op in enumerate(ops):
+        for name in op.reads:
+            readers.setdefault(name, []).append(i)
+    alias: dict[str, str] = {}
+    kept = set(results)  # what must not be overwritten: results, and what is overwritten already
+
+    def legal(i: int, into: str, out: str) -> bool:
+        old, new = tensors[into], tensors[out]
+        if old.nbytes != new.nbytes or into in kept or list(ops[i].arguments.values()).count(into) > 1:
+            return False
+        if old.role is Role.GRADIENT:
+            return readers[into][-1] == i
+        return old.role is Role.FEATURE and readers[into] == [i]
+
+    for i, wish in enumerate(wishes):
+        for out, candidates in wish.items():
+            into = next((c for c in candidates if legal(i, c, out)), None)
+            if into is not None:
+                alias[out] = into
+                kept.add(into)
+    return alias
