@@ -84,13 +84,16 @@ def _draw_memory(axes: Any, trace: Trace, scale: float, budget: int | None) -> N
     )
     arena = trace.plan.arena_bytes
     top = max(highest, arena)
+    is_close = budget is not None and 0 <= budget - arena < 0.06 * top  # no room for a label between the two lines
     if budget is not None:
         axes.axhline(budget / size, color="#b3261e", linewidth=1.4, linestyle=(0, (6, 3)))
         if budget <= 1.6 * top:
             top = max(top, budget)
-            _label(axes, budget / size, f"budget {format_bytes(budget)}", "#b3261e")
+            both = f", arena {format_bytes(arena)}" if is_close else ""
+            _label(axes, budget / size, f"budget {format_bytes(budget)}{both}", "#b3261e")
     axes.axhline(arena / size, color="#3c4043", linewidth=0.9, linestyle=(0, (1, 2)))
-    _label(axes, arena / size, f"arena {format_bytes(arena)}", "#3c4043", left=budget is not None)
+    if not is_close:
+        _label(axes, arena / size, f"arena {format_bytes(arena)}", "#3c4043", left=budget is not None)
     axes.set_ylim(0, top / size * 1.1)
     axes.set_xlim(0, trace.step_seconds * scale)
     axes.set_ylabel(f"live on the device, {unit}")
