@@ -7,6 +7,7 @@ shapes only: dw has the same bits for every number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class WeightsPlan(NamedTuple):
     """How backward_weights is cut up."""
 
     chunks: tuple[Chunk, ...]
-    slices: tuple[tuple[Tile, ...], ...]
+    slices: tuple[Sequence[Tile], ...]
     filters: int  # rows of dw per GEMM
     pixels: int  # of the largest tile
     partial_bytes: int  # of one slice's partial dw
@@ -75,7 +76,7 @@ def accumulate(
     g: Geometry,
     plan: WeightsPlan,
     chunk: Chunk,
-    boxes: tuple[Tile, ...],
+    boxes: Sequence[Tile],
     group: int,
     arrays: tuple[Array, Array, Array],
     scratch: Scratch,

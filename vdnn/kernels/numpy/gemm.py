@@ -8,14 +8,16 @@ up.  Tiles and chunks depend on shapes only, never on the number of threads, so 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy
 
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div
 from vdnn.kernels.numpy.threads import Workers
-from vdnn.kernels.numpy.window import Tile, Window, pack, tiles
+from vdnn.kernels.numpy.window import Tile, Tiles, Window, pack, tiles
 from vdnn.layers.base import Array
 
 GOOD_HEIGHT = 128  # pixels of a tile; below about 100 rows the GEMM spends its time on reading the filter
@@ -117,7 +119,7 @@ class Gather(NamedTuple):
     result: Array  # (N, rows.outputs, columns.outputs, K), a view with any strides
     blocking: Blocking
 
-    def tiles(self) -> tuple[Tile, ...]:
+    def tiles(self) -> Tiles:
         """The tiles; each is one task."""
         return tiles(len(self.source), self.rows.outputs, self.columns.outputs, self.blocking.pixels)
 
@@ -150,11 +152,12 @@ class Gather(NamedTuple):
 
 def run_gathers(workers: Workers, gathers: list[Gather], workspace: Array | None, start: int, flops: int) -> None:
     """Run all gathers' tiles on the workers; each has its scratch in the workspace, from byte `start` on."""
-    tasks = [(gather, tile) for gather in gathers for tile in gather.tiles()]
+    parts = [gather.tiles() for gather in gathers]
+    firsts = list(accumulate(map(len, parts), initial=0))  # of each gather, the number of its first task
     size = max(gather.blocking.scratch for gather in gathers)
 
     def run(task: int, worker: int) -> None:
-        gather, tile = tasks[task]
-        gather.run(tile, Scratch(workspace, start + worker * size))
+        n = bisect_right(firsts, task) - 1
+        gathers[n].run(parts[n][task - firsts[n]], Scratch(workspace, start + worker * size))
 
-    workers.parallel(run, len(tasks), flops / FLOPS)
+    workers.parallel(run, firsts[-1], flops / FLOPS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy
 
 from vdnn.kernels.numpy.layout import spans, window
 from vdnn.layers.base import Array
+
+Cuts = list[tuple[int, int]]  # along one axis, as (first, after last)
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,39 @@ class Tile(NamedTuple):
         return images * rows * columns
 
 
+class Tiles(Sequence[Tile]):
+    """Tiles made when asked for: a large batch has many thousands, and a list of them would be memory of size."""
+
+    def __init__(self, images: Cuts, rows: Cuts, columns: Cuts) -> None:
+        self.images, self.rows, self.columns = images, rows, columns
+
+    def __len__(self) -> int:
+        return len(self.images) * len(self.rows) * len(self.columns)
+
+    @overload
+    def __getitem__(self, i: int) -> Tile: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> tuple[Tile, ...]: ...
+
+    def __getitem__(self, i: int | slice) -> Tile | tuple[Tile, ...]:
+        if isinstance(i, slice):
+            return tuple(self[j] for j in range(*i.indices(len(self))))
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        above, column = divmod(i, len(self.columns))
+        image, row = divmod(above, len(self.rows))
+        return Tile(*self.images[image], *self.rows[row], *self.columns[column])
+
+
 @lru_cache(maxsize=1024)
-def tiles(N: int, H: int, W: int, pixels: int) -> tuple[Tile, ...]:
+def tiles(N: int, H: int, W: int, pixels: int) -> Tiles:
     """N planes of H x W cut into boxes of at most `pixels`, each contiguous in memory: images, rows or parts of one."""
     if pixels >= H * W:
-        return tuple(Tile(a, b, 0, H, 0, W) for a, b in spans(N, pixels // (H * W)))
+        return Tiles(spans(N, pixels // (H * W)), [(0, H)], [(0, W)])
     if pixels >= W:
-        return tuple(Tile(n, n + 1, a, b, 0, W) for n in range(N) for a, b in spans(H, pixels // W))
-    return tuple(Tile(n, n + 1, h, h + 1, a, b) for n in range(N) for h in range(H) for a, b in spans(W, pixels))
+        return Tiles(spans(N, 1), spans(H, pixels // W), [(0, W)])
+    return Tiles(spans(N, 1), spans(H, 1), spans(W, pixels))
 
 
 def forward_windows(

@@ -5,6 +5,8 @@ a x a transformed elements per tile; A, B channels of the source and of the resu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy
 
 from vdnn.kernels.numpy.gemm import FLOPS
@@ -112,7 +114,7 @@ class _Convolution:
         numpy.matmul(inner.reshape(flat), self.matrices, out=outer.reshape(flat))
         store(self.winograd, outer, tile, self.bias, self.result, scratch)
 
-    def phase(self, boxes: tuple[Tile, ...], seconds: float) -> None:
+    def phase(self, boxes: Sequence[Tile], seconds: float) -> None:
         """Some blocks of tiles: all transforms, all products, all transforms back."""
         ends = block_ends(boxes)
 
@@ -133,7 +135,7 @@ class _Convolution:
         self.workers.parallel(after, len(boxes), seconds / 4)
 
 
-def block_ends(boxes: tuple[Tile, ...]) -> list[int]:
+def block_ends(boxes: Sequence[Tile]) -> list[int]:
     """Where each block ends among the tiles of its phase."""
     ends, total = [], 0
     for box in boxes:
@@ -165,7 +167,7 @@ def backward_weights(
     def own(worker: int) -> Scratch:
         return Scratch(space, start + worker * plan.scratch)
 
-    def phase(number: int, boxes: tuple[Tile, ...]) -> None:
+    def phase(number: int, boxes: Sequence[Tile]) -> None:
         ends = block_ends(boxes)
 
         def before(task: int, worker: int) -> None:

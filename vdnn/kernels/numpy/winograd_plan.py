@@ -9,6 +9,7 @@ phased  for few tiles and large filters: all transforms, then one GEMM per trans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def applies(g: Geometry) -> bool:
 class ConvPlan(NamedTuple):
     """How a convolution is cut up."""
 
-    phases: tuple[tuple[Tile, ...], ...]  # one, if fused
+    phases: tuple[Sequence[Tile], ...]  # one, if fused
     fused: bool
     tiles: int  # in the largest phase
     filter_blocks: tuple[Pair, ...]
@@ -61,7 +62,7 @@ class ConvPlan(NamedTuple):
         return self.filter_bytes + array_bytes(dtype, a, a, self.tiles, A) + array_bytes(dtype, a, a, self.tiles, B)
 
 
-def phases_of(boxes: tuple[Tile, ...], most: int) -> tuple[tuple[Tile, ...], ...]:
+def phases_of(boxes: Sequence[Tile], most: int) -> tuple[Sequence[Tile], ...]:
     """Boxes in near-equal consecutive groups of about `most` tiles."""
     total = sum(box.pixels for box in boxes)
     return tuple(boxes[a:b] for a, b in spans(len(boxes), ceil_div(len(boxes), ceil_div(total, most))))
@@ -72,7 +73,7 @@ def shape_only(C: int, dtype: str) -> Array:
     return numpy.empty((0, 0, 0, C), dtype)
 
 
-def block_scratch(m: int, boxes: tuple[Tile, ...], A: int, B: int, dtype: str, fused: bool) -> tuple[int, int]:
+def block_scratch(m: int, boxes: Sequence[Tile], A: int, B: int, dtype: str, fused: bool) -> tuple[int, int]:
     """Bytes of a block's transformed source, if fused, and of everything a worker needs."""
     winograd, most = TRANSFORMS[m], 0
     distinct = {box.shape: box for box in boxes}.values()
@@ -99,7 +100,7 @@ def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dty
         tall = rows * columns  # one block rather than two low ones
     boxes = tiles(N, rows, columns, tall)
     fused = len(boxes) >= FEW_BLOCKS or filter_bytes < LARGE_FILTER
-    phases: tuple[tuple[Tile, ...], ...] = (boxes,)
+    phases: tuple[Sequence[Tile], ...] = (boxes,)
     if not fused:
         boxes = tiles(N, rows, columns, max(8, ceil_div(N * rows * columns, 2 * FEW_BLOCKS)))
         phases = phases_of(boxes, PHASE)
@@ -114,7 +115,7 @@ def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dty
 class WeightsPlan(NamedTuple):
     """How backward_weights is cut up: always phased; the phases' products are added up in order."""
 
-    phases: tuple[tuple[Tile, ...], ...]
+    phases: tuple[Sequence[Tile], ...]
     tiles: int  # in the largest phase
     filter_blocks: tuple[Pair, ...]
     scratch: int  # bytes per worker
@@ -145,7 +146,7 @@ def weights_plan(m: int, N: int, outputs: Pair, K: int, C: int, dtype: str) -> W
     return WeightsPlan(phases, largest(phases), filter_blocks, max(most, measuring.most))
 
 
-def largest(phases: tuple[tuple[Tile, ...], ...]) -> int:
+def largest(phases: tuple[Sequence[Tile], ...]) -> int:
     """Tiles in the largest phase."""
     return max(sum(box.pixels for box in phase) for phase in phases)
 
