@@ -1,6 +1,8 @@
 """Trainer: real training, and everything that a user can do wrong."""
 
 import signal
+import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +112,14 @@ def test_a_smaller_batch_gives_the_gradients_of_a_network_of_that_batch(batch):
     ("images", "labels", "message"),
     [
         (lambda x: np.full_like(x, np.nan), None, r"16 of 16 images hold NaN or infinity, the first at index 0"),
+        (
+            lambda x: np.where(np.arange(16)[:, None, None, None] == 5, 1e300, x.astype(float)),
+            None,
+            r"1 of 16 images .* at index 5",
+        ),
         (lambda x: x[:, :, :7], None, r"images have shape \(16, 1, 7, 8\)"),
         (lambda x: np.concatenate([x, x]), lambda y: np.concatenate([y, y]), r"32 samples; .* planned for 1 to 16"),
-        (lambda x: x[:0], lambda y: y[:0], r"the batch has no images"),
+        (lambda x: x[:0], lambda y: y[:0], r"there are no images"),
         (lambda x: (x * 255).astype(np.uint8), None, r"images are uint8; convert them to float32"),
         (None, lambda y: np.where(np.arange(16) == 3, 10, y), r"1 of 16 labels .* \[0, 10\): .* is 10 at index 3"),
         (None, lambda y: np.where(np.arange(16) == 7, -1, y), r"is -1 at index 7"),
@@ -268,11 +275,127 @@ def test_learning_rates_follow_the_schedule(batch):
     assert Cosine(1.0, 4)(2) == pytest.approx(0.5)
 
 
-def test_fit_stops_with_the_step_when_the_loss_is_not_finite():
-    images, labels = synthetic((1, 8, 8), 10, 64)
+def test_a_loss_that_is_not_finite_is_an_error_and_takes_the_step_back(batch):
     trainer = Trainer(small(), "keep_all", optimizer=vdnn.SGD(1e30), threads=1)
-    with np.errstate(all="ignore"), pytest.raises(vdnn.TrainingError, match="the loss is"):
-        trainer.fit(images * 1e10, labels, 3)
+    trainer.step(*batch)  # now the weights are huge, the next loss is not finite
+    before = everything(trainer)
+    with pytest.raises(vdnn.TrainingError, match=r"the loss is .* at step 2 .*1e\+30\); the weights are as before"):
+        trainer.step(*batch)
+    assert_equal(everything(trainer), before)
+    assert trainer.steps_done == 1
+    trainer.close()
+    torn = Trainer(small(), "keep_all", optimizer=vdnn.SGD(1e30), threads=1, undo=False)
+    torn.step(*batch)
+    with pytest.raises(vdnn.TrainingError, match="are lost: undo=False"):
+        torn.step(*batch)
+    with pytest.raises(vdnn.DeviceError, match="load them from a checkpoint"):
+        torn.step(*batch)
+    torn.close()
+
+
+def test_a_learning_rate_that_is_not_finite_is_refused_before_the_step(batch):
+    trainer = Trainer(small(), "keep_all", optimizer=vdnn.SGD(lambda step: float("nan")), threads=1)
+    before = everything(trainer)
+    with pytest.raises(vdnn.TrainingError, match="the learning rate of step 1 is nan"):
+        trainer.step(*batch)
+    assert_equal(everything(trainer), before)
+    trainer.close()
+
+
+@pytest.mark.parametrize("policy", ["least", "vdnn_all"])
+def test_a_smaller_batch_is_refused_only_where_no_plan_at_all_could_fit(policy):
+    whole = vdnn.plan(models.digits_vgg(batch=33), policy, algorithms="memory", threads=2, budget="1GiB", undo=True)
+    budget = whole.arena_bytes
+    trainer = Trainer(models.digits_vgg(batch=33), policy, budget, algorithms="memory", threads=2)
+    refused = {}
+    for size in range(1, 34):
+        try:
+            assert trainer.plan_for(size).arena_bytes <= budget
+        except vdnn.BudgetError as error:
+            refused[size] = error.floor_bytes
+    assert len(refused) < 8
+    assert all(floor > budget for floor in refused.values())  # a workspace may be larger for fewer samples
+    assert trainer.device.arena_bytes <= budget
+    trainer.close()
+
+
+def test_the_slab_grows_for_a_smaller_batch_that_needs_more_and_keeps_the_weights(batch):
+    net = models.digits_vgg(batch=33)
+    data = digits()
+    trainer = Trainer(net, "least", algorithms="memory", threads=2)
+    twin = Trainer(models.digits_vgg(batch=33), "keep_all", algorithms="memory", threads=2)
+    sizes = [n for n in range(1, 33) if trainer.plans.get(n, "step").arena_bytes > trainer.plan.arena_bytes]
+    assert sizes
+    for n in (33, sizes[0], 33):
+        images, labels = data.train_images[:n], data.train_labels[:n]
+        assert trainer.step(images, labels) == twin.step(images, labels)
+    assert_equal(everything(trainer), everything(twin))
+    trainer.close()
+    twin.close()
+
+
+def test_fit_looks_at_all_labels_before_the_first_step(trainer):
+    data = digits()
+    labels = data.train_labels[:48].copy()
+    labels[40] = 11
+    with pytest.raises(vdnn.InputError, match="the first is 11 at index 40"):
+        trainer.fit(data.train_images[:48], labels, 1)
+    with pytest.raises(vdnn.InputError, match="there are no images"):
+        trainer.fit(
+            data.train_images[:48], data.train_labels[:48], 1, test=(data.test_images[:0], data.test_labels[:0])
+        )
+    assert trainer.steps_done == 0
+
+
+def test_a_second_thread_is_refused_while_a_step_runs(batch):
+    net = small()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(step):
+        if step.kind == "compute" and step.name == "conv1.forward":
+            inside.set()
+            go_on.wait(10)
+        return 0.0
+
+    trainer = Trainer(net, "keep_all", device=vdnn.HostDevice(net, threads=1, delay=hold), optimizer="momentum")
+    losses = []
+    first = threading.Thread(target=lambda: losses.append(trainer.step(*batch)))
+    first.start()
+    assert inside.wait(10)
+    with pytest.raises(RuntimeError, match="in the middle of a step in another thread"):
+        trainer.step(*batch)
+    go_on.set()
+    first.join()
+    assert len(losses) == trainer.steps_done == 1
+    trainer.close()
+
+
+def test_a_device_serves_one_trainer_and_its_network_alone(batch):
+    net = small()
+    device = vdnn.HostDevice(net, threads=1)
+    with pytest.raises(ValueError, match="made for another network"):
+        Trainer(small(), "keep_all", device=device)
+    trainer = Trainer(net, "keep_all", device=device, optimizer="momentum")
+    with pytest.raises(ValueError, match="holds the weights of another trainer"):
+        Trainer(net, "keep_all", device=device)
+    before = everything(trainer)
+    other = vdnn.plan(models.digits_vgg(batch=1), "least", algorithms="memory", threads=1, optimizer="momentum")
+    with pytest.raises(vdnn.DeviceError, match="not for the weights on this device"):
+        vdnn.execute(other, device)
+    assert_equal(everything(trainer), before)
+    trainer.close()
+
+
+def test_a_whole_step_allocates_nothing_of_size_outside_the_arena():
+    net = models.vgg11(batch=4, image=(3, 64, 64), classes=10)
+    images, labels = synthetic((3, 64, 64), 10, 4)
+    trainer = Trainer(net, "vdnn_all", threads=2)
+    trainer.step(images, labels)
+    tracemalloc.start()
+    trainer.step(images, labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20  # the largest map alone has 4 MiB
     trainer.close()
 
 

@@ -14,21 +14,30 @@ class InputError(ValueError):
     """Images or labels that a step cannot take; nothing was changed."""
 
 
-def check_images(images: Array, net: Network) -> None:
-    """Raise InputError unless `images`, (n, C, H, W), are finite floating-point numbers of the network's shape."""
+def check_shape(images: Array, net: Network) -> None:
+    """Raise InputError unless `images` are floating-point numbers of the network's shape, and at least one."""
     wanted = net.input.shape
     if images.ndim != len(wanted) or images.shape[1:] != wanted[1:]:
         raise InputError(f"images have shape {images.shape}; {net.name} takes (1 to {wanted[0]}, {str(wanted[1:])[1:]}")
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"images are {images.dtype}; convert them to {net.input.dtype} and scale them first")
     if not len(images):
-        raise InputError("the batch has no images")
-    bad = [i for first, part in _pieces(images) for i in first + np.flatnonzero(~np.isfinite(part).all(axis=1))]
+        raise InputError("there are no images")
+
+
+def check_images(images: Array, net: Network) -> None:
+    """Raise InputError unless `images`, (n, C, H, W), suit the network and are finite in its precision."""
+    check_shape(images, net)
+    bad: list[int] = []
+    for first, part in _pieces(images):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(part.astype(net.input.dtype, copy=False))
+        bad += (first + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
         raise InputError(f"{len(bad)} of {len(images)} images hold NaN or infinity, the first at index {bad[0]}")
 
 
-def _pieces(images: Array, elements: int = 1 << 18) -> Iterator[tuple[int, Array]]:
+def _pieces(images: Array, elements: int = 1 << 16) -> Iterator[tuple[int, Array]]:
     """(index of the first, so many images as rows): a few at a time, since a mask of all would be memory of size."""
     count = max(1, elements // max(1, images[0].size))
     for first in range(0, len(images), count):
@@ -43,8 +52,10 @@ def check_labels(labels: Array, shape: tuple[int, ...], dtype: str, net: Network
     if labels.shape != shape:
         raise InputError(f"labels have shape {labels.shape}; this batch takes {shape}")
     if not dtype.startswith("int"):
-        if not np.isfinite(labels).all():
-            raise InputError(f"{int((~np.isfinite(labels)).sum())} labels are NaN or infinity")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(labels.astype(dtype))
+        if not finite.all():
+            raise InputError(f"{int((~finite).sum())} labels are NaN or infinity")
         return
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels are {labels.dtype}; they are classes, so integers")

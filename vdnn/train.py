@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vdnn import clock as clocks
-from vdnn import optimizers, planning
+from vdnn import optimizers
 from vdnn.arrays import Arrays, initial
-from vdnn.building import build
 from vdnn.data import Batches
-from vdnn.fitting import BudgetError
-from vdnn.inputs import InputError, check_images, check_labels
-from vdnn.layers.base import Array
-from vdnn.memory.decisions import Decisions
+from vdnn.inputs import InputError, check_images, check_labels, check_shape
+from vdnn.layers.base import Array, LayerError
 from vdnn.memory.execute import execute, interrupt_held
 from vdnn.memory.host import HostDevice
-from vdnn.memory.plan import Plan, PlanError
+from vdnn.memory.plan import Plan
 from vdnn.memory.trace import Trace
 from vdnn.network import Network
+from vdnn.plans import Plans
 from vdnn.units import parse_bytes
 
 
@@ -84,19 +85,20 @@ class Trainer:
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.optimizer = optimizers.get(optimizer or "momentum")
         self.device = self._device(device, threads, link_bandwidth)
+        if net.labels is None:
+            raise LayerError(f"{net.name} has no loss layer; add SoftmaxCrossEntropy() or MeanSquaredError() last")
+        self._labels = net.labels
         self.steps_done = 0
         self.epoch = 0  # epochs completed
         self.position = 0  # batches done of the next one
         self.trace: Trace | None = None
-        self._plans: dict[tuple[int, str], Plan] = {}
-        self._refused: dict[str, PlanError] = {}
+        self._busy = threading.Lock()
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
-        self.plan = self._make_plan(net, policy, self.budget_bytes, algorithms, "step")
-        self._plans[net.batch, "step"] = self.plan
-        self._plan_others()
-        arena = max(plan.arena_bytes for plan in self._plans.values())
-        self.device.reserve(arena, max(plan.host_bytes for plan in self._plans.values()))
+        kernels = self.device.kernels
+        self.plans = Plans(net, policy, self.budget_bytes, algorithms, kernels, self.optimizer, undo)
+        self.plan = self.plans.main
+        self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()
 
     # ---- plans
@@ -107,59 +109,19 @@ class Trainer:
         if isinstance(device, HostDevice):
             if threads is not None or link_bandwidth is not None:
                 raise ValueError("threads and link_bandwidth belong to the device that was given")
+            if device.network is not self.net:
+                raise ValueError(f"the device was made for another network, {device.network!r}")
+            if device.held:
+                raise ValueError("the device holds the weights of another trainer; make one for each")
             device.optimizer = self.optimizer
             return device
         raise ValueError(f"device {device!r} is not 'host' or a HostDevice")
 
-    def _make_plan(self, net: Network, policy: Any, budget: int, algorithms: Any, purpose: str) -> Plan:
-        return planning.plan(
-            net,
-            policy,
-            budget=budget,
-            hardware="host",
-            algorithms=algorithms,
-            optimizer=self.optimizer,
-            kernels=self.device.kernels,
-            undo=self.undo and purpose == "step",
-            purpose=purpose,
-        )
-
-    def _plan_others(self) -> None:
-        """Plans for gradients and evaluation; one that the budget does not hold is refused when it is asked for."""
-        for purpose in ("evaluate", "gradients"):
-            try:
-                self._plans[self.net.batch, purpose] = self._like(self.net, purpose, self.budget_bytes)
-            except BudgetError as error:
-                self._refused[purpose] = error
-
-    def _like(self, net: Network, purpose: str, budget: int) -> Plan:
-        """A plan that treats tensors and ops as the main plan does, as far as it has them."""
-        main = self.plan.decisions
-        tape = build(net, self.device.kernels, self.optimizer, purpose)
-        known = {t.name for t in tape.features} & main.fates.keys()
-        names = {op.name: {a.name for a in op.algorithms} for op in tape.ops}
-        algorithms = {op: a for op, a in main.algorithms.items() if a in names.get(op, ())}
-        fates = {} if purpose == "evaluate" else {t: main.fates[t] for t in known}
-        lean = {op.name: op.algorithms[0].name for op in tape.ops}
-        decisions = Decisions(fates, algorithms)
-        if fates:
-            decisions = replace(main, fates=fates, algorithms=algorithms)
-        try:
-            return self._make_plan(net, decisions, budget, "performance", purpose)
-        except BudgetError:
-            if purpose != "evaluate":  # gradients must have the bits of a step
-                raise
-            return self._make_plan(net, Decisions({}, lean), budget, "memory", purpose)
-
     def plan_for(self, batch: int, purpose: str = "step") -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
-        if not 1 <= batch <= self.net.batch:
-            raise InputError(f"the batch has {batch} samples; this trainer is planned for 1 to {self.net.batch}")
-        if (batch, purpose) not in self._plans:
-            if batch == self.net.batch:
-                raise self._refused[purpose]
-            self._plans[batch, purpose] = self._like(self.net.with_batch(batch), purpose, self.device.arena_bytes)
-        return self._plans[batch, purpose]
+        plan = self.plans.get(batch, purpose)
+        self.device.grow(plan.arena_bytes, plan.host_bytes)  # fewer samples may need a larger workspace
+        return plan
 
     # ---- weights
 
@@ -192,40 +154,50 @@ class Trainer:
         """One forward, backward and update on 1 to N samples; returns the loss before the update.
 
         images: (n, C, H, W), finite; labels: as the loss takes them, (n,) integers for SoftmaxCrossEntropy.
-        Raises InputError and changes nothing if they are not; after any failure the weights are as before the step.
+        Raises InputError and changes nothing if they are not; TrainingError if the loss is not finite.  After any
+        failure the weights are as before the step.
         """
-        batch = self._feed(images, labels, "step")
-        with interrupt_held():
+        with interrupt_held(), self._alone():
+            batch = self._feed(images, labels, "step")
             loss = self._run(batch, "step")
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {self.steps_done + 1} (learning rate "
+                    f"{self.optimizer.rate(self.steps_done):g}); {self.device.take_back(self.plan_for(batch))}; "
+                    f"lower the learning rate"
+                )
             self.steps_done += 1
         return loss
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:
         """The loss and {"conv1.w": its gradient, ...} of one forward and backward; changes nothing."""
-        batch = self._feed(images, labels, "gradients")
-        loss = self._run(batch, "gradients")
-        plan = self.plan_for(batch, "gradients")
-        layers = {n: n.rsplit(".", 1) for n in self.net.parameters}
-        return loss, {n: self.device.read(plan, f"{layer}.d{own}") for n, (layer, own) in layers.items()}
+        with self._alone():
+            batch = self._feed(images, labels, "gradients")
+            loss = self._run(batch, "gradients")
+            plan = self.plan_for(batch, "gradients")
+            layers = {n: n.rsplit(".", 1) for n in self.net.parameters}
+            return loss, {n: self.device.read(plan, f"{layer}.d{own}") for n, (layer, own) in layers.items()}
 
     def evaluate(self, images: Array, labels: Array) -> Evaluation:
         """Mean loss and accuracy over any number of samples, by forward-only plans; changes nothing."""
         losses, right = 0.0, 0
         labels = np.asarray(labels)
-        for first, batch in self._parts(images, labels):
-            losses += self._run(batch, "evaluate") * batch
-            scores = self._scores(batch)
-            part = labels[first : first + batch]
-            right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
+        with self._alone():
+            for first, batch in self._parts(images, labels):
+                losses += self._run(batch, "evaluate") * batch
+                scores = self._scores(batch)
+                part = labels[first : first + batch]
+                right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
         count = len(labels)
         return Evaluation(losses / count, right / count if labels.ndim == 1 else float("nan"))
 
     def predict(self, images: Array) -> Array:
         """The scores, (n, classes), of any number of images; changes nothing."""
         out = []
-        for _, batch in self._parts(images, None):
-            self._run(batch, "evaluate")
-            out.append(self._scores(batch))
+        with self._alone():
+            for _, batch in self._parts(images, None):
+                self._run(batch, "evaluate")
+                out.append(self._scores(batch))
         return np.concatenate(out)
 
     def fit(
@@ -246,9 +218,13 @@ class Trainer:
         save      a path to save to after each epoch
         progress  called with this trainer and the loss after each step
 
-        Raises TrainingError when the loss is no longer finite.
+        Raises what `step` raises.  That data do not suit, or a plan does not fit, is found before the first step.
         """
+        images, labels = np.asarray(images), np.asarray(labels)
         batches = Batches(images, labels, self.net.batch, self.seed, shift=shift)
+        self._foresee(images, labels, "step")
+        if test is not None:
+            self._foresee(np.asarray(test[0]), np.asarray(test[1]), "evaluate")
         history = []
         while self.epoch < epochs:
             losses = []
@@ -256,8 +232,6 @@ class Trainer:
                 with interrupt_held():  # a step and the count of it belong together
                     losses.append(self.step(*part))
                     self.position += 1
-                if not np.isfinite(losses[-1]):
-                    raise TrainingError(f"the loss is {losses[-1]} at step {self.steps_done}; lower the learning rate")
                 if progress is not None:
                     progress(self, losses[-1])
             rate = self.optimizer.rate(max(0, self.steps_done - 1))
@@ -268,13 +242,31 @@ class Trainer:
                 self.save(save)
         return history
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second thread: there is one slab, and one step at a time."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this trainer is in the middle of a step in another thread")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _foresee(self, images: Array, labels: Array, purpose: str) -> None:
+        """Check labels and sizes of all the data, and plan for every size of batch that they come in."""
+        check_shape(images, self.net)
+        if len(labels) != len(images):
+            raise InputError(f"{len(images)} images, but {len(labels)} labels")
+        check_labels(labels, (len(images), *self._labels.shape[1:]), self._labels.dtype, self.net)
+        for size in {min(len(images), self.net.batch), len(images) % self.net.batch} - {0}:
+            self.plan_for(size, purpose)
+
     def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, int]]:
         """Feed the images in batches; (index of the first, number of images) of each once it is fed."""
         images = np.asarray(images)
+        check_shape(images, self.net)
         if labels is not None and len(labels) != len(images):
             raise InputError(f"{len(images)} images, but {len(labels)} labels")
-        if not len(images):
-            raise InputError("there are no images")
         for first in range(0, len(images), self.net.batch):
             part = images[first : first + self.net.batch]
             own = None if labels is None else labels[first : first + self.net.batch]
@@ -286,12 +278,11 @@ class Trainer:
         check_images(images, self.net)
         batch = len(images)
         plan = self.plan_for(batch, purpose)
-        wanted = self.net.labels
-        if wanted is not None:
-            shape = (batch, *wanted.shape[1:])
-            labels = np.zeros(shape, wanted.dtype) if labels is None else np.asarray(labels)
-            check_labels(labels, shape, wanted.dtype, self.net)
-            self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
+        wanted = self._labels
+        shape = (batch, *wanted.shape[1:])
+        labels = np.zeros(shape, wanted.dtype) if labels is None else np.asarray(labels)
+        check_labels(labels, shape, wanted.dtype, self.net)
+        self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
         self.device.write(plan, "input", images)
         self.device.write(plan, "clock", self._clock())
         return batch
@@ -300,7 +291,10 @@ class Trainer:
         clock = np.zeros(clocks.SIZE)
         clock[clocks.STEP] = self.steps_done
         clock[clocks.SEED] = self.seed
-        clock[clocks.LEARNING_RATE] = self.optimizer.rate(self.steps_done)
+        rate = self.optimizer.rate(self.steps_done)
+        if not (math.isfinite(rate) and rate >= 0):
+            raise TrainingError(f"the learning rate of step {self.steps_done + 1} is {rate}")
+        clock[clocks.LEARNING_RATE] = rate
         beta1, beta2 = self.optimizer.betas
         clock[clocks.BIAS_1] = 1 - beta1 ** (self.steps_done + 1)
         clock[clocks.BIAS_2] = 1 - beta2 ** (self.steps_done + 1)
@@ -309,8 +303,6 @@ class Trainer:
     def _run(self, batch: int, purpose: str) -> float:
         plan = self.plan_for(batch, purpose)
         self.trace = execute(plan, self.device)
-        if self.net.labels is None:
-            return float("nan")
         return float(self.device.read(plan, self.net.loss.y.name)[0])
 
     def _scores(self, batch: int) -> Array:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from itertools import count
 from typing import NoReturn
+from weakref import WeakSet
 
 from vdnn.memory.books import UNDEFINED, Accesses, Intervals
 from vdnn.memory.plan import KINDS, STREAMS, Plan, PlanError, Step, workspace_of
 from vdnn.network import Role
 from vdnn.tape import Tape
 
+SAFE: WeakSet[Plan] = WeakSet()  # plans that were verified; a plan never changes
 STREAM = {name: i for i, name in enumerate(STREAMS)}
 
 
@@ -32,6 +34,7 @@ def verify(plan: Plan) -> None:
             walk.refuse(f"{step.kind!r} is no kind of step")
         getattr(walk, step.kind)(step)
     walk.after()
+    SAFE.add(plan)
 
 
 class _Contents:
