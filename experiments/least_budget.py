@@ -25,6 +25,8 @@ from vdnn.data import synthetic
 from vdnn.fitting import least_plan
 from vdnn.units import format_bytes
 
+OUTSIDE = 2 << 20  # bytes that Python and NumPy may allocate outside the arena during a step
+
 
 def digest(trainer: vdnn.Trainer) -> str:
     """A hash of every weight, optimizer state and statistic."""
@@ -57,7 +59,7 @@ def one_step(network: str, batch: int, policy: Any, algorithms: Any, budget: int
         "measured_peak_bytes": trainer.measured_peak_bytes,
         "floor_bytes": trainer.plan.floor_bytes,
         "host_bytes": trainer.plan.host_bytes,
-        "outside_bytes": outside,
+        "outside_arena_bytes": outside,
         "step_seconds": min(seconds),
         "loss": loss,
         "sha256": digest(trainer),
@@ -91,15 +93,17 @@ def main(network: str, batch: int, steps: int, out: Path) -> None:
     same = a["sha256"] == b["sha256"] and a["loss"] == b["loss"]
     exact = all(r["measured_peak_bytes"] == r["predicted_peak_bytes"] for r in (a, b))
     Console().print(table)
+    lean = all(r["outside_arena_bytes"] < OUTSIDE for r in (a, b))
     Console().print(
         f"{format_bytes(a['arena_bytes'])} is {a['arena_bytes'] / a['floor_bytes']:.3f} of the floor and "
         f"{a['arena_bytes'] / b['arena_bytes']:.3f} of keep_all; bits {'equal' if same else 'DIFFER'}; measured peak "
-        f"{'equal to' if exact else 'NOT'} predicted; {time.perf_counter() - began:.0f} s in all",
+        f"{'equal to' if exact else 'NOT'} predicted; outside the arena {'less' if lean else 'MORE'} than "
+        f"{format_bytes(OUTSIDE)} (tracemalloc); {time.perf_counter() - began:.0f} s in all",
         highlight=False,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"network": network, "batch": batch, "bits_equal": same, **rows}, indent=2) + "\n")
-    raise SystemExit(0 if same and exact else 1)
+    raise SystemExit(0 if same and exact and lean else 1)
 
 
 if __name__ == "__main__":
