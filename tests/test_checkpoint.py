@@ -1,8 +1,10 @@
 """Checkpoints: whole or not at all, and a run that was killed goes on as if it had not been."""
 
+import dataclasses
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -95,10 +97,105 @@ def test_foreign_files_are_refused(saved, tmp_path):
 
 def test_a_checkpoint_of_another_network_is_refused_by_name_and_shape(saved):
     _, path = saved
-    with pytest.raises(CheckpointError, match=r"linear1.w is float32\[10, .*the network has float32\[7, "):
+    with pytest.raises(CheckpointError, match=r"layer 6 \(linear1\) was saved with out_features 10, not 7"):
         Trainer.load(path, net=small(classes=7))
-    with pytest.raises(CheckpointError, match="arrays are missing"):
+    with pytest.raises(CheckpointError, match=r"layer 0 \(conv1\) was saved with name 'conv1', not "):
         Trainer.load(path, net=models.digits_vgg(batch=8))
+
+
+def chain(*kinds, image=8):
+    net = vdnn.Network((4, 1, image, image), name="chain")
+    x = net.input
+    for layer in kinds:
+        x = net.add(layer, x)
+    net.add(layers.SoftmaxCrossEntropy(), net.add(layers.Linear(3), net.add(layers.Flatten(), x)))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: [layers.Conv2d(2, 3, dilation=3, padding=3), layers.ReLU()], r"\(conv1\) was saved with .*\[1, 1\]"),
+        (lambda: [layers.Conv2d(2, 3, padding=1), layers.Tanh()], r"layer 1 \(relu1\) was saved with name 'relu1'"),
+        (
+            lambda: [layers.Conv2d(2, 3, padding=1), layers.Tanh(name="relu1")],
+            r"layer 1 \(relu1\) was saved with kind 'ReLU', not 'Tanh'",
+        ),
+    ],
+)
+def test_a_network_of_equal_arrays_that_computes_something_else_is_refused(tmp_path, other, message):
+    path = tmp_path / "run.safetensors"
+    trainer = Trainer(chain(layers.Conv2d(2, 3, padding=1), layers.ReLU()), "keep_all", threads=1)
+    trainer.save(path)
+    trainer.close()
+    with pytest.raises(CheckpointError, match=message):
+        Trainer.load(path, net=chain(*other()))
+    Trainer.load(path, net=chain(layers.Conv2d(2, 3, padding=1), layers.ReLU()).with_batch(3)).close()
+
+
+def test_a_network_with_more_layers_or_other_inputs_is_refused(tmp_path):
+    def wired(first, more=0):
+        net = vdnn.Network((4, 1, 8, 8))
+        x = net.add(layers.ReLU(), net.input)
+        y = net.add(layers.Tanh(), x)
+        x = net.add(layers.Flatten(), net.add(layers.Add(), *((x, y) if first else (y, x))))
+        net.add(layers.SoftmaxCrossEntropy(), net.add(layers.Linear(3), x))
+        return net
+
+    path = tmp_path / "run.safetensors"
+    trainer = Trainer(wired(True), "keep_all", threads=1)
+    trainer.save(path)
+    trainer.close()
+    with pytest.raises(CheckpointError, match=r"with inputs \['relu1.y', 'tanh1.y'\], not \['tanh1.y', 'relu1.y'\]"):
+        Trainer.load(path, net=wired(False))
+    net = vdnn.Network((4, 1, 8, 8))
+    net.add(layers.Tanh(), net.add(layers.ReLU(), net.input))
+    with pytest.raises(CheckpointError, match="the network was saved with number of layers 6, not 2"):
+        Trainer.load(path, net=net)
+
+
+def rewritten(path, change):
+    """The checkpoint with its metadata changed in place by `change`."""
+    with safe_open(path, framework="numpy") as file:
+        arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no iterator)
+        about = json.loads(file.metadata()["vdnn"])
+    change(about)
+    save_file(arrays, path, {"vdnn": json.dumps(about)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("seed"), "its metadata has no 'seed'"),
+        (lambda a: a.pop("options"), "its metadata has no 'options'"),
+        (lambda a: a.update(speed=1), "its metadata has 'speed', which this version does not know"),
+        (lambda a: a.update(network=[]), r"its metadata has network=\[\], which is no valid dict"),
+        (lambda a: a.update(epoch="two"), "its metadata has epoch='two', which is no valid int"),
+        (lambda a: a.update(seed=-1), "seed=-1"),
+        (lambda a: a["options"].update(speed=1), "options has 'speed'"),
+        (lambda a: a["options"].pop("budget"), "options has no 'budget'"),
+        (lambda a: a["options"].update(policy="nothing"), "options cannot be used: no policy is named 'nothing'"),
+        (lambda a: a["options"]["algorithms"].update({"conv1.forward": "x"}), "options cannot be used: conv1.forward"),
+        (lambda a: a["network"].pop("shape"), "network has no 'shape'"),
+        (lambda a: a["network"].update(shape=[0, 1]), r"network cannot be used: .*positive integers"),
+        (lambda a: a["network"].update(dtype="float8"), "network cannot be used: dtype 'float8'"),
+        (lambda a: a["network"]["layers"][0].pop("inputs"), "network, layer 0 has no 'inputs'"),
+        (lambda a: a["network"]["layers"][1].update(inputs=["x.y"]), "layer bn1 names or lacks 'x.y'"),
+        (lambda a: a["network"]["layers"][0]["config"].update(speed=1), "layer conv1 cannot be used: .*'speed'"),
+        (lambda a: a["network"]["layers"][0]["config"].update(stride=0), "layer conv1 cannot be used: stride"),
+        (lambda a: a["network"]["layers"][0]["config"].update(kernel_size=99), "layer conv1 cannot be used"),
+        (lambda a: a["optimizer"].pop("kind"), "optimizer names or lacks 'kind'"),
+        (lambda a: a["optimizer"].update(kind=3), "optimizer cannot be used"),
+        (lambda a: a["optimizer"].update(speed=1), "optimizer cannot be used: .*'speed'"),
+        (lambda a: a["optimizer"].update(eps=-1), "optimizer cannot be used: eps=-1"),
+        (lambda a: a["optimizer"]["learning_rate"].pop("kind"), "optimizer names or lacks 'kind'"),
+    ],
+)
+def test_a_missing_or_unknown_field_is_named_with_its_file(saved, change, message):
+    _, path = saved
+    rewritten(path, change)
+    with pytest.raises(CheckpointError, match=rf"{path.name}: .*{message}"):
+        Trainer.load(path)
 
 
 def test_a_newer_format_is_refused_by_its_name(saved, tmp_path):
@@ -145,6 +242,83 @@ def test_a_schedule_that_is_no_value_cannot_be_saved_and_says_so(tmp_path):
         trainer.save(tmp_path / "run.safetensors")
     assert not list(tmp_path.iterdir())
     trainer.close()
+
+
+def test_a_schedule_of_ones_own_is_not_taken_for_one_of_the_same_name(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Constant:
+        rate: float
+
+        def __call__(self, step):
+            return self.rate / 2
+
+    trainer = Trainer(small(), "keep_all", optimizer=vdnn.SGD(Constant(0.1)), threads=1)
+    with pytest.raises(CheckpointError, match=r"use one of vdnn.schedules"):
+        trainer.save(tmp_path / "run.safetensors")
+    trainer.close()
+
+
+def test_an_optimizer_of_ones_own_must_be_passed_again(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class SGD(vdnn.SGD):  # of the same name as one of vdnn's
+        factor: float = 2.0
+
+    path = tmp_path / "own.safetensors"
+    trainer = Trainer(small(), "keep_all", optimizer=SGD(0.1, momentum=0.9), threads=1)
+    trainer.save(path)
+    with pytest.raises(CheckpointError, match="an optimizer of your own; pass it: load"):
+        Trainer.load(path)
+    loaded = Trainer.load(path, optimizer=SGD(0.1, momentum=0.9))
+    assert_equal(everything(loaded), everything(trainer))
+    for t in (trainer, loaded):
+        t.close()
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path):
+    path = tmp_path / "run.safetensors"
+    optimizer = vdnn.Adam(Warmup(np.int64(2), Cosine(np.float32(0.1), 9)), betas=(np.float32(0.5), np.float64(0.9)))
+    trainer = Trainer(small(np.int64(16)), "keep_all", optimizer=optimizer, seed=np.int64(3), threads=1)
+    trainer.save(path)
+    loaded = Trainer.load(path)
+    assert loaded.optimizer == optimizer
+    assert type(loaded.seed) is int
+    assert type(loaded.optimizer.betas[0]) is float
+    for t in (trainer, loaded):
+        t.close()
+
+
+def test_weights_that_are_half_updated_do_not_replace_a_good_checkpoint(saved):
+    trainer, path = saved
+    before = path.read_bytes()
+    trainer.device.torn = True
+    with pytest.raises(CheckpointError, match="a step that failed left the weights half updated"):
+        trainer.save(path)
+    assert path.read_bytes() == before
+    trainer.device.torn = False
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_the_file_has_ordinary_permissions(saved):
+    trainer, path = saved
+    before = os.umask(0o027)
+    try:
+        trainer.save(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synchronised elsewhere")
+def test_the_folder_is_synchronised_after_the_file_took_its_name(saved, monkeypatch):
+    trainer, path = saved
+    seen = []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append("replace"), replace(*names)))
+    monkeypatch.setattr(
+        os, "fsync", lambda n: (seen.append("folder" if stat.S_ISDIR(os.fstat(n).st_mode) else "file"), fsync(n))
+    )
+    trainer.save(path)
+    assert seen == ["file", "replace", "folder"]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_other_file(saved):

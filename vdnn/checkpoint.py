@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,37 @@ from safetensors.numpy import save_file
 import vdnn.layers
 from vdnn import optimizers, schedules
 from vdnn.layers.base import Layer
+from vdnn.memory.decisions import DecisionError
+from vdnn.memory.policy import PolicyError
 from vdnn.network import Network
 
 if TYPE_CHECKING:
     from vdnn.train import Trainer
 
 FORMAT = "vdnn checkpoint 1"
+COUNT_LIMIT = 2**53  # seeds and counts are below it, so that a clock of float64 holds them exactly
+
+# Every field of the metadata, with the types that JSON may give it
+Fields = Mapping[str, tuple[type, ...]]
+FIELDS: Fields = {
+    "format": (str,),
+    "network": (dict,),
+    "optimizer": (dict,),
+    "seed": (int,),
+    "steps_done": (int,),
+    "epoch": (int,),
+    "position": (int,),
+    "options": (dict,),
+}
+OPTION_FIELDS: Fields = {
+    "policy": (str, type(None)),
+    "budget": (int,),
+    "algorithms": (dict,),
+    "threads": (int,),
+    "undo": (bool,),
+}
+NETWORK_FIELDS: Fields = {"name": (str,), "shape": (list,), "dtype": (str,), "layers": (list,)}
+LAYER_FIELDS: Fields = {"name": (str,), "kind": (str, type(None)), "config": (dict,), "inputs": (list,)}
 
 
 class CheckpointError(ValueError):
@@ -30,19 +56,25 @@ class CheckpointError(ValueError):
 
 
 def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
-    """Write `trainer` to `path`, whole or not at all: to a file beside it first, which then takes its name."""
+    """Write `trainer` to `path`, whole or not at all: to a file beside it first, which then takes its name.
+
+    Raises CheckpointError if it cannot be written, or if a failed step left the weights half updated.
+    """
     target = Path(path)
+    if trainer.device.torn:
+        raise CheckpointError(f"{target} is not written: a step that failed left the weights half updated")
     arrays = {**trainer.weights, **trainer.state, **trainer.statistics}
-    metadata = {"vdnn": json.dumps(_describe(trainer))}
+    metadata = {"vdnn": json.dumps(_describe(trainer), default=_plain)}
     needed = sum(a.nbytes for a in arrays.values())
+    part = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
     try:
-        number, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.", suffix=".part")
+        part.touch(0o666, exist_ok=False)  # the system takes the umask off
+        mode = part.stat().st_mode
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
-    os.close(number)
-    part = Path(name)
     try:
         save_file(arrays, part, metadata)
+        part.chmod(mode)  # safetensors puts a file of its own there, which nobody else may read
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
@@ -51,18 +83,39 @@ def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{target} ({needed:,} bytes) could not be written: {error}; {kept}") from error
     finally:
         part.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the folder's entry on the disk, where the system can: until then a power cut may bring the old file back."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None, options: dict[str, Any]) -> Trainer:
     """The trainer saved at `path`.  Raises CheckpointError for a truncated, foreign or unsuitable file."""
     about, arrays = _read(Path(path))
-    net = net if net is not None else _network(about["network"])
-    saved: dict[str, Any] = {"optimizer": optimizer_of(about["optimizer"]), "seed": about["seed"], **about["options"]}
-    if saved.get("policy") is None and "policy" not in options:
+    if net is None:
+        net = _network(about["network"], path)
+    else:
+        _check_layers(path, about["network"]["layers"], net)
+    saved = {"seed": about["seed"], **about["options"]}
+    if saved["policy"] is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
+    if "optimizer" not in options:
+        saved["optimizer"] = optimizer_of(about["optimizer"], path)
     settings = {**saved, **options}
     _check_arrays(path, net, optimizers.get(settings["optimizer"]), arrays)
-    trainer = kind(net, **settings)
+    try:
+        trainer = kind(net, **settings)
+    except (DecisionError, PolicyError) as error:
+        if options.keys() & {"policy", "algorithms"}:
+            raise  # it may be the caller's
+        raise CheckpointError(f"{path}: options cannot be used: {error}") from error
     for group in (trainer.weights, trainer.state, trainer.statistics):
         for name in group:
             group[name] = arrays[name]
@@ -92,7 +145,66 @@ def _read(path: Path, arrays_too: bool = True) -> tuple[dict[str, Any], dict[str
             raise CheckpointError(f"{path} has format {about['format']!r}; this version reads {FORMAT!r}")
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is a safetensors file, but not one that vdnn wrote") from error
+    _check_metadata(path, about)
     return about, arrays
+
+
+def _check_metadata(path: Path, about: Any) -> None:
+    _check_fields(f"{path}: its metadata", about, FIELDS)
+    _check_fields(f"{path}: options", about["options"], OPTION_FIELDS)
+    _check_fields(f"{path}: network", about["network"], NETWORK_FIELDS)
+    for i, layer in enumerate(about["network"]["layers"]):
+        _check_fields(f"{path}: network, layer {i}", layer, LAYER_FIELDS)
+
+
+def _check_fields(where: str, value: Any, fields: Fields) -> None:
+    """Raise CheckpointError unless `value` has just these fields, each of one of its types, and no count is below 0."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is {value!r:.80}, not an object")
+    for name in [*fields, *value]:
+        if name not in value:
+            raise CheckpointError(f"{where} has no {name!r}")
+        if name not in fields:
+            raise CheckpointError(f"{where} has {name!r}, which this version does not know")
+        found, types = value[name], fields[name]
+        if type(found) not in types or (type(found) is int and not 0 <= found < COUNT_LIMIT):
+            names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise CheckpointError(f"{where} has {name}={found!r:.80}, which is no valid {names}")
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what a foreign description may cause into CheckpointError, saying where in the file it is."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{where} names or lacks {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:  # LayerError and ShapeError are ValueErrors
+        raise CheckpointError(f"{where} cannot be used: {error}") from error
+
+
+def _check_layers(path: str | os.PathLike[str], saved: list[dict[str, Any]], net: Network) -> None:
+    """Raise CheckpointError with the first difference of the network's layers from those saved.
+
+    Equal arrays are not enough: another stride or another activation trains on from the same weights, but wrongly.
+    """
+    given = json.loads(json.dumps(_describe_network(net)["layers"], default=_plain))
+    for i, (old, new) in enumerate(zip(saved, given, strict=False)):
+        for field in ("name", "kind", "inputs"):
+            if old[field] != new[field]:
+                _differ(path, net, f"layer {i} ({old['name']})", field, old[field], new[field])
+        for option in [*old["config"], *new["config"]]:
+            values = old["config"].get(option), new["config"].get(option)
+            if values[0] != values[1]:
+                _differ(path, net, f"layer {i} ({old['name']})", option, *values)
+    if len(saved) != len(given):
+        _differ(path, net, "the network", "number of layers", len(saved), len(given))
+
+
+def _differ(path: str | os.PathLike[str], net: Network, where: str, what: str, saved: Any, given: Any) -> None:
+    raise CheckpointError(f"{path} does not suit {net.name}: {where} was saved with {what} {saved!r}, not {given!r}")
 
 
 def _check_arrays(
@@ -120,7 +232,7 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "network": _describe_network(trainer.net),
-        "optimizer": _describe_value(trainer.optimizer),
+        "optimizer": _describe_optimizer(trainer.optimizer),
         "seed": trainer.seed,
         "steps_done": trainer.steps_done,
         "epoch": trainer.epoch,
@@ -146,24 +258,45 @@ def _describe_network(net: Network) -> dict[str, Any]:
     return {"name": net.name, "shape": net.input.shape, "dtype": net.dtype, "layers": layers}
 
 
-def _network(about: Mapping[str, Any]) -> Network:
-    net = Network(tuple(about["shape"]), about["dtype"], about["name"])
+def _network(about: Mapping[str, Any], path: str | os.PathLike[str]) -> Network:
+    with _reading(f"{path}: network"):
+        net = Network(tuple(about["shape"]), about["dtype"], about["name"])
     tensors = {"input": net.input}
     for layer in about["layers"]:
         kind = getattr(vdnn.layers, layer["kind"] or "", None)
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise CheckpointError(
-                f"layer {layer['name']} is not one of vdnn's own; pass the network: load(path, net=...)"
+                f"{path}: layer {layer['name']} is not one of vdnn's own; pass the network: load(path, net=...)"
             )
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in layer["config"].items()}
-        y = net.add(kind(**config), *(tensors[n] for n in layer["inputs"]), name=layer["name"])
+        with _reading(f"{path}: network, layer {layer['name']}"):
+            y = net.add(kind(**config), *(tensors[n] for n in layer["inputs"]), name=layer["name"])
         tensors[y.name] = y
     return net
 
 
+def _plain(value: Any) -> Any:
+    """What JSON does not know: a number of NumPy's as a plain one."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise CheckpointError(f"{value!r} cannot be saved")
+
+
+def _describe_optimizer(optimizer: optimizers.Optimizer) -> dict[str, Any]:
+    """{"kind": its class, field: value}; one's own has kind null, and must be passed again to go on."""
+    if _is_of(optimizers, optimizer):
+        return _describe_value(optimizer)  # type: ignore[no-any-return]
+    return {"kind": None}
+
+
+def _is_of(module: Any, value: Any) -> bool:
+    """Whether the class of `value` is the module's, not another one of the same name."""
+    return getattr(module, type(value).__name__, None) is type(value)
+
+
 def _describe_value(value: Any) -> Any:
-    """A dataclass (optimizer, schedule) as {"kind": its class, field: value}."""
-    if dataclasses.is_dataclass(value):
+    """An optimizer or a schedule as {"kind": its class, field: value}."""
+    if dataclasses.is_dataclass(value) and (_is_of(optimizers, value) or _is_of(schedules, value)):
         fields = {f.name: _describe_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if callable(value):
@@ -171,15 +304,19 @@ def _describe_value(value: Any) -> Any:
     return value
 
 
-def optimizer_of(about: Mapping[str, Any]) -> optimizers.Optimizer:
-    """The optimizer that a checkpoint describes.  Raises CheckpointError."""
-    fields = {k: _schedule(v) for k, v in about.items() if k != "kind"}
-    kind = getattr(optimizers, about["kind"], None)
-    if not (isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)):
-        raise CheckpointError(
-            f"optimizer {about['kind']!r} is not one of vdnn's own; pass it: load(path, optimizer=...)"
-        )
-    return kind(**fields)
+def optimizer_of(about: Mapping[str, Any], path: str | os.PathLike[str] = "the checkpoint") -> optimizers.Optimizer:
+    """The optimizer that the checkpoint at `path` describes so.  Raises CheckpointError."""
+    with _reading(f"{path}: optimizer"):
+        if about["kind"] is None:
+            raise CheckpointError(
+                f"{path} was trained with an optimizer of your own; pass it: load(path, optimizer=...)"
+            )
+        kind = getattr(optimizers, about["kind"], None)
+        if not (isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)):
+            raise CheckpointError(
+                f"{path}: optimizer {about['kind']!r} is not one of vdnn's own; pass it: load(path, optimizer=...)"
+            )
+        return kind(**{k: _schedule(v) for k, v in about.items() if k != "kind"})
 
 
 def _schedule(value: Any) -> Any:
