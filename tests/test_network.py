@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from networks import NETWORKS, norm_dropout
 from stubs import Add, Conv, Loss, Norm, ReLU, Square
 
-from vdnn.layers import BatchNorm2d, Concat, Conv2d, Flatten, Linear, SoftmaxCrossEntropy
+from vdnn.layers import BatchNorm2d, Concat, Conv2d, Dropout, Flatten, Linear, SoftmaxCrossEntropy
 from vdnn.layers.base import Init, Layer, LayerError, ShapeError, Shapes, Spec
 from vdnn.network import Network, Role, Tensor
 
@@ -141,6 +142,28 @@ def test_a_layer_or_a_name_is_added_once(net):
         net.add(ReLU(), x, name="a")
     with pytest.raises(LayerError, match="the same layer object was added before"):
         net.add(layer, x)
+
+
+def test_a_layer_with_a_name_of_its_own_takes_no_other(net):
+    with pytest.raises(LayerError, match=r"Dropout\(p=0.5\) has two names, 'a' and 'b'"):
+        net.add(Dropout(0.5, name="a"), net.input, name="b")
+    assert net.nodes == []
+    assert net.add(Dropout(0.5, name="a"), net.input, name="a").name == "a.y"
+
+
+def test_a_layer_keeps_its_name_in_a_second_network(net):
+    layer = Dropout(0.5)
+    net.add(layer, net.input)
+    with pytest.raises(LayerError, match="has two names, 'dropout1' and 'b'"):
+        Network((2, 1, 8, 8)).add(layer, net.input, name="b")
+    assert net.with_batch(3)["dropout1"].layer is layer
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    net = Network((np.int64(2), np.int32(3)))
+    assert net.input.shape == (2, 3)
+    assert [type(n) for n in net.input.shape] == [int, int]
+    assert net.with_batch(np.int64(5)).batch == 5
 
 
 @pytest.mark.parametrize("name", ["a.b", "a b", "input", "labels", "clock", "a\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -72,6 +73,17 @@ class Node:
         return {f"x{i}": t for i, t in enumerate(self.inputs)}
 
 
+def _checked(shape: Shape) -> Shape:
+    """`shape` as plain integers.  Raises ShapeError."""
+    try:
+        sizes = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ShapeError(f"a network takes (batch, ...) of positive integers, such as (64, 3, 32, 32); got {shape}")
+    return sizes
+
+
 class Network:
     """A feed-forward network for one batch size; `net.with_batch(n)` is the same network for another.
 
@@ -83,13 +95,12 @@ class Network:
     """
 
     def __init__(self, shape: Shape, dtype: str = "float32", name: str = "network") -> None:
-        if len(shape) < 2 or any(not isinstance(n, int) or n < 1 for n in shape):
-            raise ShapeError(f"a network takes (batch, ...) of positive integers, such as (64, 3, 32, 32); got {shape}")
+        shape = _checked(shape)
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype {dtype!r} is not float32 or float64 (for checks)")
         self.name = name
         self.dtype = dtype
-        self.input = Tensor("input", tuple(shape), dtype, Role.INPUT)
+        self.input = Tensor("input", shape, dtype, Role.INPUT)
         self.labels: Tensor | None = None
         self.nodes: list[Node] = []
         self._tensors: dict[str, Tensor] = {"input": self.input}
@@ -109,6 +120,11 @@ class Network:
         """
         if not isinstance(layer, Layer):
             raise TypeError(f"{layer!r} is not a vdnn.Layer; did you mean {getattr(layer, '__name__', 'Layer')}()?")
+        if name and layer.name not in ("", name):
+            raise LayerError(
+                f"{layer} has two names, {layer.name!r} and {name!r}: one of its own, or from the network that it was "
+                "added to before, and one to be added under; what is random follows from the name, so give one"
+            )
         name = name or layer.name or self._number(layer)
         self._check_inputs(name, layer, inputs)
         shapes = self._shapes(name, layer, inputs)

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import vdnn.layers
+from vdnn.building import build
+from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import (
     Add,
     AvgPool2d,
@@ -33,6 +35,8 @@ from vdnn.layers import (
     Upsample,
     check_layer,
 )
+from vdnn.network import Network
+from vdnn.optimizers import SGD
 
 few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 size = st.integers(1, 7)
@@ -214,7 +218,6 @@ def test_wrong_arguments_are_refused(make, match):
             r"pool7: a window of 3x3 .* \(1, 1, 2, 5\); rows must be at least 3",
         ),
         (AvgPool2d(3), [(1, 1, 5, 2)], "AvgPool2d: .* columns must be at least 3"),
-        (BatchNorm2d(), [(1, 4, 1, 1)], r"N \* H \* W must be at least 2"),
         (BatchNorm2d(), [(2, 4)], r"\(N, C, H, W\) would fit"),
         (GlobalAvgPool2d(), [(2, 4)], r"\(N, C, H, W\) would fit"),
         (Concat(), [(1, 2, 3, 3), (1, 2, 4, 3)], r"\(1, C, 3, 3\) with any C would fit"),
@@ -227,6 +230,20 @@ def test_wrong_arguments_are_refused(make, match):
 def test_shapes_that_do_not_fit_are_refused_with_what_would(layer, shapes, match):
     with pytest.raises(ShapeError, match=match):
         layer.shapes(*shapes)
+
+
+def test_one_value_per_channel_is_refused_in_training_only():
+    net = Network((1, 4, 1, 1))
+    x = net.add(Flatten(), net.add(BatchNorm2d(), net.add(Conv2d(3, 1), net.input)))
+    net.add(SoftmaxCrossEntropy(), net.add(Linear(2), x))
+    kernels = NumpyKernels(1)
+    for purpose, optimizer in (("step", SGD()), ("gradients", None)):
+        with pytest.raises(ShapeError, match=r"bn1: x \(1, 3, 1, 1\) .* N \* H \* W must be at least 2"):
+            build(net, kernels, optimizer, purpose)
+    assert "bn1.evaluate" in build(net, kernels, purpose="evaluate").index
+    assert "bn1.forward" in build(net.with_batch(2), kernels, purpose="gradients").index
+    with pytest.raises(ShapeError, match="one value per channel"):
+        check_layer(BatchNorm2d(), (1, 4, 1, 1))
 
 
 def test_signatures_stand_for_all_inputs():

@@ -28,19 +28,19 @@ class BatchNorm2d(Layer):
 
     def shapes(self, *x: Shape) -> Shapes:
         """Shapes of all arrays for the input shape (N, C, H, W)."""
-        N, C, H, W = image(self, x[0])
-        if N * H * W == 1:
-            raise ShapeError(
-                f"{label(self)}: x {x[0]} has one value per channel, so no variance; N * H * W must be at least 2"
-            )
+        _, C, _, _ = image(self, x[0])
         zero, one = Spec((C,), init=Init("constant", 0.0)), Spec((C,), init=Init("constant", 1.0))
         saved = {"batch_mean": zero, "batch_inverse_deviation": zero, "batch_variance": zero}
         return Shapes(x[0], {"w": one, "b": zero}, saved, {"mean": zero, "variance": one})
 
     def algorithms(self, kernels: Any, phase: str, dtype: str, *x: Shape) -> tuple[Algorithm, ...]:
-        """One, with scratch for partial sums."""
+        """One, with scratch for partial sums.  Raises ShapeError where forward would have no variance to compute."""
         if phase == "update_statistics":
             return DEFAULT
+        if phase == "forward" and elements(x[0]) == x[0][1]:  # evaluate takes the running averages, so it needs none
+            raise ShapeError(
+                f"{label(self)}: x {x[0]} has one value per channel, so no variance; N * H * W must be at least 2"
+            )
         return scratch(kernels, "batch_norm", dtype, x[0])
 
     def flops(self, phase: str, *x: Shape) -> int:
