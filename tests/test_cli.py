@@ -136,9 +136,20 @@ def test_pictures_and_traces_are_written(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_a_usage_error(tmp_path):
-    result = run("plan", "digits_vgg", "--trace", tmp_path / "no" / "trace.json")
+    for option, name in (("--trace", "trace.json"), ("--picture", "memory.png")):
+        result = run("plan", "digits_vgg", option, tmp_path / "no" / name)
+        assert result.exit_code == 2
+        assert "No such file" in result.stderr
+        assert result.stdout == ""
+
+
+def test_a_command_that_fails_leaves_the_files_as_they_were(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.png"
+    old.write_text("old")
+    result = run("plan", "digits_vgg", "--trace", old, "--picture", new, "--policy", "nothing")
     assert result.exit_code == 2
-    assert "No such file" in result.stderr
+    assert old.read_text() == "old"
+    assert not new.exists()
 
 
 def test_compare_plans_every_pair_of_policy_and_budget():

@@ -82,6 +82,29 @@ def test_a_tape_is_planned_as_it_is():
         plan(tape, batch=5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"purpose": "evaluate"}, "purpose='evaluate' contradicts the tape, which was built with purpose='gradients'"),
+        ({"threads": 5}, "threads=5 contradicts the tape, which was built with threads=2"),
+        ({"optimizer": "sgd"}, "optimizer='sgd' contradicts the tape, which was built with optimizer='adam'"),
+        ({"optimizer": vdnn.SGD(0.1, momentum=0.9)}, "optimizer='momentum' contradicts the tape"),
+    ],
+)
+def test_what_contradicts_the_tape_is_refused(options, message):
+    tape = networks.tape_of(networks.chain(), "gradients", "adam")
+    with pytest.raises(ValueError, match=message):
+        plan(tape, "keep_all", **options)
+    assert plan(tape, "keep_all").tape is tape
+    assert plan(tape, "keep_all", purpose="gradients", threads=2, optimizer=vdnn.Adam()).tape is tape
+
+
+def test_threads_that_are_not_those_of_the_kernels_are_refused():
+    with pytest.raises(ValueError, match="threads=2 contradicts kernels=numpy with 1 threads"):
+        plan(networks.chain(), threads=2, kernels=NumpyKernels(1))
+    assert plan(networks.chain(), threads=1, kernels=NumpyKernels(1)).threads == 1
+
+
 def test_what_is_no_network_is_refused():
     with pytest.raises(TypeError, match="takes a Network or a Tape, not 'vgg16'"):
         plan("vgg16")

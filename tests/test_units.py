@@ -29,6 +29,12 @@ def test_a_percentage_is_of_the_total():
     assert parse_bytes("12.5 %", 1000) == 125
 
 
+def test_a_percentage_is_at_most_all():
+    assert parse_bytes("100%", 1000) == 1000
+    with pytest.raises(UnitError, match=r"'100\.5%': a share of the memory is at most 100%"):
+        parse_bytes("100.5%", 1000)
+
+
 def test_a_percentage_of_nothing_is_refused():
     with pytest.raises(UnitError, match="needs a hardware or device"):
         parse_bytes("80%")

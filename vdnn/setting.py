@@ -69,12 +69,18 @@ def make_setting(
     purpose: str = "step",
     cost: Cost | None = None,
 ) -> Setting:
-    """The tape, the cost model and the budget that these arguments of `plan` stand for."""
+    """The tape, the cost model and the budget that these arguments of `plan` stand for.
+
+    Raises ValueError for arguments that contradict a tape, or kernels, that were given.
+    """
+    if kernels is not None and threads not in (None, getattr(kernels, "threads", threads)):
+        raise ValueError(f"threads={threads} contradicts kernels={kernels.name} with {kernels.threads} threads")
     cost = roofline(hardware) if cost is None else cost
     allowed = cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
+        _check_tape(network, optimizer, threads, purpose)
         return Setting(network, None, kernels, optimizer, cost, allowed, undo)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
@@ -88,6 +94,21 @@ def make_setting(
         optimizer = optimizers.get(optimizer)
     network = network.with_batch(batch) if batch is not None else network
     return Setting(build(network, kernels, optimizer, purpose), network, kernels, optimizer, cost, allowed, undo)
+
+
+def _check_tape(tape: Tape, optimizer: Any, threads: int | None, purpose: str) -> None:
+    """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
+    name = getattr(optimizer, "name", optimizer)
+    asked = {
+        "purpose": (purpose, tape.purpose, purpose == "step"),
+        "threads": (threads, tape.threads, threads is None),
+        "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
+    }
+    for what, (wanted, built, is_default) in asked.items():
+        if not is_default and wanted != built:
+            raise ValueError(
+                f"{what}={wanted!r} contradicts the tape, which was built with {what}={built!r}; pass the network"
+            )
 
 
 def choose_algorithms(tape: Tape, cost: Cost, choice: Choice) -> dict[str, str]:

@@ -34,6 +34,8 @@ def parse_bytes(amount: int | str, total: int | None = None) -> int:
     if unit == "%":
         if total is None:
             raise UnitError(f"{amount!r}: a percentage needs a hardware or device whose memory it is of")
+        if float(number) > 100:
+            raise UnitError(f"{amount!r}: a share of the memory is at most 100%")
         return _positive(int(total * float(number) / 100), amount)
     if unit and unit.lower() not in _BY_LOWER_NAME:
         raise UnitError(f"{amount!r}: no unit {unit!r}; units are {', '.join(UNITS)} and %")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ def plan(policy: str, budget: str | None, table: bool, picture: str | None, trac
     """
     as_json = setting.pop("as_json")
     with usage_errors():
+        for path in filter(None, (picture, trace)):
+            _check_writable(path)
         made, summary, message = _planned(_network(setting), policy, budget, setting)
     click.echo(json.dumps(summary, indent=2) if as_json else _describe(summary))
     if table or picture or trace:
@@ -75,6 +78,15 @@ def compare(names: tuple[str, ...], budgets: tuple[str, ...], as_json: bool, **s
 
         click.echo(comparison_table(found), nl=False)
     leave("" if any(summary["fits"] for summary in found) else "nothing fits")
+
+
+def _check_writable(path: str) -> None:
+    """Raise OSError if the file cannot be written: before anything is printed, not after; leaves all as it was."""
+    is_new = not os.path.lexists(path)
+    with open(path, "ab"):
+        pass
+    if is_new:
+        os.remove(path)
 
 
 def _network(setting: dict[str, Any]) -> Network:

@@ -79,6 +79,9 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
         raise DecisionError(f"lifetimes {decisions.lifetimes!r} is neither 'sliding' nor 'network'")
     if decisions.returns not in ("once", "each"):
         raise DecisionError(f"returns {decisions.returns!r} is neither 'once' nor 'each'")
+    for what in ("fates", "algorithms"):
+        if not isinstance(getattr(decisions, what), Mapping):
+            raise DecisionError(f"{what} is a mapping, not {getattr(decisions, what)!r:.80}")
     chosen = dict(algorithms)
     for key, name in decisions.algorithms.items():
         if key not in tape.index:
@@ -139,10 +142,10 @@ def _check_fate(buffer: str, fate: Fate, tape: Tape) -> None:
 
 
 def _counts(what: str, given: int | Mapping[str, int], tape: Tape) -> int | dict[str, int]:
-    items = {"": given} if isinstance(given, int) else dict(given)
+    items = given if isinstance(given, Mapping) else {"": given}
     for value in items.values():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise DecisionError(f"{what} counts ops, so it is an integer of at least 0, not {value!r}")
-    if isinstance(given, int):
+    if not isinstance(given, Mapping):
         return given
     return {tape.buffer_of[_known(k, tape).name]: v for k, v in given.items()}

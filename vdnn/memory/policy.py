@@ -13,12 +13,12 @@ and returns Decisions, or only {tensor: Fate}.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vdnn.importing import imported
 from vdnn.memory.checkpointing import checkpoint
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
@@ -145,27 +145,12 @@ def get(policy: str | Policy) -> tuple[str, Policy]:
     if not isinstance(policy, str):
         raise PolicyError(f"a policy is a name, a function or a mapping {{tensor: Fate}}, not {policy!r:.80}")
     if ":" in policy:
-        return policy, _imported(policy)
+        return policy, imported(policy, "fates", PolicyError)
     if policy not in POLICIES:
         near = difflib.get_close_matches(policy.lower().replace("-", "_"), POLICIES, n=2, cutoff=0.4)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise PolicyError(f"no policy is named {policy!r}{hint}; there are {', '.join(POLICIES)}, or module:function")
     return policy, POLICIES[policy]
-
-
-def _imported(policy: str) -> Policy:
-    module, _, function = policy.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it imports is not
-        raise PolicyError(f"{policy!r}: there is no module {error.name!r} to import") from error
-    except AttributeError as error:
-        raise PolicyError(f"{policy!r}: module {module!r} has no {function!r}") from error
-    if not callable(found):
-        raise PolicyError(f"{policy!r} is a {type(found).__name__}, not a function that returns fates")
-    return found  # type: ignore[no-any-return]
 
 
 def decide(

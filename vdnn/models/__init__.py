@@ -17,11 +17,11 @@ and some take more: `dropout` (VGG, GoogLeNet; 0 leaves the layers out), `lrn` (
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from vdnn.importing import imported
 from vdnn.models.digits import digits_vgg
 from vdnn.models.googlenet import googlenet
 from vdnn.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
@@ -59,7 +59,7 @@ def get(name: str, batch: int = 32, **options: Any) -> Network:
 
     Raises ValueError for a name that is neither, TypeError if the function does not return a Network.
     """
-    make = _imported(name) if ":" in name else BY_NAME.get(name)
+    make = imported(name, "a Network", ValueError) if ":" in name else BY_NAME.get(name)
     if make is None:
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -68,18 +68,3 @@ def get(name: str, batch: int = 32, **options: Any) -> Network:
     if not isinstance(net, Network):
         raise TypeError(f"{name} returned {type(net).__name__}, not a vdnn.Network")
     return net
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it imports is not
-        raise ValueError(f"{name!r}: there is no module {error.name!r} to import") from error
-    except AttributeError as error:
-        raise ValueError(f"{name!r}: module {module!r} has no {function!r}") from error
-    if not callable(found):
-        raise ValueError(f"{name!r} is a {type(found).__name__}, not a function that returns a Network")
-    return found  # type: ignore[no-any-return]
