@@ -304,7 +304,7 @@ def _describe_value(value: Any) -> Any:
     return value
 
 
-def optimizer_of(about: Mapping[str, Any], path: str | os.PathLike[str] = "the checkpoint") -> optimizers.Optimizer:
+def optimizer_of(about: Mapping[str, Any], path: str | os.PathLike[str]) -> optimizers.Optimizer:
     """The optimizer that the checkpoint at `path` describes so.  Raises CheckpointError."""
     with _reading(f"{path}: optimizer"):
         if about["kind"] is None:

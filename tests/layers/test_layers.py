@@ -144,18 +144,27 @@ def test_mean_squared_error_passes_the_check(shape):
     check_layer(MeanSquaredError(), shape)
 
 
-@settings(few, max_examples=6)
-@given(images, st.integers(1, 4), pairs, pairs, st.booleans())
-def test_convolution_passes_the_check(shape, channels, kernel, stride, bias):
-    layer = Conv2d(channels, kernel, stride, padding=1, bias=bias)
+grouped = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))  # groups, then channels in and out of each
+margins = st.tuples(st.integers(0, 3), st.integers(0, 3))
+planes = st.tuples(st.integers(1, 3), size, size)  # N, H, W
+
+
+@settings(few, max_examples=20)
+@given(planes, grouped, pairs, pairs, margins, pairs, st.booleans())
+def test_convolution_passes_the_check(plane, channels, kernel, stride, padding, dilation, bias):
+    groups, C, K = channels
+    layer = Conv2d(groups * K, kernel, stride, padding, dilation, groups, bias)
+    shape = (plane[0], groups * C, *plane[1:])
     assume(fits(layer, shape))
     check_layer(layer, shape)
 
 
-@settings(few, max_examples=6)
-@given(images, st.integers(1, 4), pairs, pairs)
-def test_transposed_convolution_passes_the_check(shape, channels, kernel, stride):
-    layer = ConvTranspose2d(channels, kernel, stride)
+@settings(few, max_examples=20)
+@given(planes, grouped, pairs, pairs, margins, pairs, st.booleans())
+def test_transposed_convolution_passes_the_check(plane, channels, kernel, stride, padding, dilation, bias):
+    groups, C, K = channels
+    layer = ConvTranspose2d(groups * K, kernel, stride, padding, 0, groups, bias, dilation)
+    shape = (plane[0], groups * C, *plane[1:])
     assume(fits(layer, shape))
     check_layer(layer, shape)
 

@@ -127,7 +127,7 @@ def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, d
     from vdnn.checkpoint import CheckpointError, describe, optimizer_of
 
     about = describe(path)
-    optimizer, batch = optimizer_of(about["optimizer"]), about["network"]["shape"][0]
+    optimizer, batch = optimizer_of(about["optimizer"], path), about["network"]["shape"][0]
     for name, saved in (("batch", batch), ("seed", about["seed"]), ("optimizer", optimizer.name)):
         if given[name] not in (None, saved):
             raise click.UsageError(f"--{name} {given[name]}: {path} was trained with {saved}, which cannot be changed")

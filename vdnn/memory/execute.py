@@ -81,6 +81,6 @@ def interrupt_held() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
         for number in caught:
             signal.raise_signal(number)  # for a hold around this one, or else KeyboardInterrupt
