@@ -85,15 +85,15 @@ class Run:
     def follow(self, stream: str) -> None:
         """Body of a stream: run its actions in order."""
         try:
-            for number, entry in enumerate(self.program.lanes[stream]):
-                if not self._may_start(stream, number, entry):
-                    return
-                self.start[entry.index] = time.perf_counter() - self.began
-                with np.errstate(all="ignore"):  # infinities are data, as on a GPU; the trainer looks at the loss
+            with np.errstate(all="ignore"):  # infinities are data, as on a GPU; the trainer looks at the loss
+                for number, entry in enumerate(self.program.lanes[stream]):
+                    if not self._may_start(stream, number, entry):
+                        return
+                    self.start[entry.index] = time.perf_counter() - self.began
                     entry.action()
-                self.finish[entry.index] = time.perf_counter() - self.began
-                self.done[stream] = number + 1
-                self._wake()
+                    self.finish[entry.index] = time.perf_counter() - self.began
+                    self.done[stream] = number + 1
+                    self._wake()
         except BaseException as error:
             with self.lock:
                 if self.error is None:  # the first failure is the cause
