@@ -228,3 +228,15 @@ def test_output_that_nobody_reads_is_no_wrong_command():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_a_budget_that_no_policy_fits_names_the_least_for_the_batch_and_that_fits():
+    refused = CliRunner().invoke(main, ["plan", "vgg16", "--batch", "64", "--budget", "1GiB"])
+    assert refused.exit_code == 3
+    (line,) = (line for line in refused.stderr.splitlines() if "the least for this batch" in line)
+    least = line.split()[1].rstrip(",")
+    arguments = ["plan", "vgg16", "--batch", "64", "--policy", "least", "--algorithms", "memory", "--budget"]
+    assert "under least with algorithms memory" in line
+    assert CliRunner().invoke(main, [*arguments, least]).exit_code == 0
+    smaller = f"{int(least.removesuffix('MiB')) - 1}MiB"
+    assert CliRunner().invoke(main, [*arguments, smaller]).exit_code == 3

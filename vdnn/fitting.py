@@ -97,7 +97,13 @@ class BudgetError(PlanError):
         if advice.policy:
             yield f"policy     {advice.policy} with algorithms {advice.algorithms}, the fastest within this budget"
         else:
+            smallest = _smallest(self._setting, "least", self._algorithms, self.plan)
+            kind = name_algorithms(smallest, self._setting.cost)
             yield "policy     none of those by name fits this budget"
+            yield (
+                f"or         {_rounded_up(smallest.arena_bytes)}, the least for this batch, under "
+                f"{smallest.policy or what} with algorithms {kind}"
+            )
 
 
 def _rounded_up(size: int) -> str:
