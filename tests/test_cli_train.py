@@ -72,11 +72,11 @@ def interrupted(monkeypatch):
     whole = Trainer._run
 
     def at(number, presses=1):
-        def run(self, batch, purpose):
-            if purpose == "step" and self.steps_done + 1 == number:
+        def run(self, plan):
+            if plan.tape.purpose == "step" and self.steps_done + 1 == number:
                 for _ in range(presses):
                     signal.raise_signal(signal.SIGINT)
-            return whole(self, batch, purpose)
+            return whole(self, plan)
 
         monkeypatch.setattr(Trainer, "_run", run)
 

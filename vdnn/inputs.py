@@ -25,6 +25,13 @@ def check_shape(images: Array, net: Network) -> None:
         raise InputError("there are no images")
 
 
+def check_set(images: Array, labels: Array, net: Network) -> None:
+    """Raise InputError unless `images` have the network's shape and there is a label for each."""
+    check_shape(images, net)
+    if len(labels) != len(images):
+        raise InputError(f"{len(images)} images, but {len(labels)} labels")
+
+
 def check_images(images: Array, net: Network) -> None:
     """Raise InputError unless `images`, (n, C, H, W), suit the network and are finite in its precision."""
     check_shape(images, net)

@@ -61,7 +61,7 @@ class Plans:
             self.made[batch, purpose] = self._following(self.net.with_batch(batch), purpose, model)
         return self.made[batch, purpose]
 
-    def _plan(self, net: Network, policy: Any, algorithms: Any, purpose: str) -> Plan:
+    def _plan(self, net: Network | Tape, policy: Any, algorithms: Any, purpose: str) -> Plan:
         return planning.plan(
             net,
             policy,
@@ -80,7 +80,7 @@ class Plans:
         refused: BudgetError | None = None
         for decisions in _tries(tape, model):
             try:
-                return self._plan(net, decisions, decisions.algorithms, purpose)
+                return self._plan(tape, decisions, decisions.algorithms, purpose)
             except BudgetError as error:
                 refused = refused or error
         assert refused is not None

@@ -15,7 +15,7 @@ from vdnn import clock as clocks
 from vdnn import optimizers
 from vdnn.arrays import Arrays, initial
 from vdnn.data import Batches
-from vdnn.inputs import InputError, check_images, check_labels, check_shape
+from vdnn.inputs import check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
 from vdnn.memory.execute import execute, interrupt_held
 from vdnn.memory.host import HostDevice
@@ -158,12 +158,12 @@ class Trainer:
         failure the weights are as before the step.
         """
         with interrupt_held(), self._alone():
-            batch = self._feed(images, labels, "step")
-            loss = self._run(batch, "step")
+            plan = self._feed(images, labels, "step")
+            loss = self._run(plan)
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at step {self.steps_done + 1} (learning rate "
-                    f"{self.optimizer.rate(self.steps_done):g}); {self.device.take_back(self.plan_for(batch))}; "
+                    f"{self.optimizer.rate(self.steps_done):g}); {self.device.take_back(plan)}; "
                     f"lower the learning rate"
                 )
             self.steps_done += 1
@@ -172,9 +172,8 @@ class Trainer:
     def gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:
         """The loss and {"conv1.w": its gradient, ...} of one forward and backward; changes nothing."""
         with self._alone():
-            batch = self._feed(images, labels, "gradients")
-            loss = self._run(batch, "gradients")
-            plan = self.plan_for(batch, "gradients")
+            plan = self._feed(images, labels, "gradients")
+            loss = self._run(plan)
             layers = {n: n.rsplit(".", 1) for n in self.net.parameters}
             return loss, {n: self.device.read(plan, f"{layer}.d{own}") for n, (layer, own) in layers.items()}
 
@@ -183,10 +182,10 @@ class Trainer:
         losses, right = 0.0, 0
         labels = np.asarray(labels)
         with self._alone():
-            for first, batch in self._parts(images, labels):
-                losses += self._run(batch, "evaluate") * batch
-                scores = self._scores(batch)
-                part = labels[first : first + batch]
+            for first, plan in self._parts(images, labels):
+                losses += self._run(plan) * plan.tape.batch
+                scores = self.device.read(plan, self.net.scores.name)
+                part = labels[first : first + plan.tape.batch]
                 right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
         count = len(labels)
         return Evaluation(losses / count, right / count if labels.ndim == 1 else float("nan"))
@@ -195,9 +194,9 @@ class Trainer:
         """The scores, (n, classes), of any number of images; changes nothing."""
         out = []
         with self._alone():
-            for _, batch in self._parts(images, None):
-                self._run(batch, "evaluate")
-                out.append(self._scores(batch))
+            for _, plan in self._parts(images, None):
+                self._run(plan)
+                out.append(self.device.read(plan, self.net.scores.name))
         return np.concatenate(out)
 
     def fit(
@@ -254,26 +253,22 @@ class Trainer:
 
     def _foresee(self, images: Array, labels: Array, purpose: str) -> None:
         """Check labels and sizes of all the data, and plan for every size of batch that they come in."""
-        check_shape(images, self.net)
-        if len(labels) != len(images):
-            raise InputError(f"{len(images)} images, but {len(labels)} labels")
+        check_set(images, labels, self.net)
         check_labels(labels, (len(images), *self._labels.shape[1:]), self._labels.dtype, self.net)
         for size in {min(len(images), self.net.batch), len(images) % self.net.batch} - {0}:
             self.plan_for(size, purpose)
 
-    def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, int]]:
-        """Feed the images in batches; (index of the first, number of images) of each once it is fed."""
+    def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, Plan]]:
+        """Feed the images in batches; (index of the first image, the plan to run) of each once it is fed."""
         images = np.asarray(images)
-        check_shape(images, self.net)
-        if labels is not None and len(labels) != len(images):
-            raise InputError(f"{len(images)} images, but {len(labels)} labels")
+        check_set(images, images if labels is None else labels, self.net)
         for first in range(0, len(images), self.net.batch):
             part = images[first : first + self.net.batch]
             own = None if labels is None else labels[first : first + self.net.batch]
             yield first, self._feed(part, own, "evaluate")
 
-    def _feed(self, images: Array, labels: Array | None, purpose: str) -> int:
-        """Check a batch and put it, and the clock, where the plan fetches them; returns its size."""
+    def _feed(self, images: Array, labels: Array | None, purpose: str) -> Plan:
+        """Check a batch and put it, and the clock, where its plan fetches them; returns that plan."""
         images = np.asarray(images)
         check_images(images, self.net)
         batch = len(images)
@@ -285,7 +280,7 @@ class Trainer:
         self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
         self.device.write(plan, "input", images)
         self.device.write(plan, "clock", self._clock())
-        return batch
+        return plan
 
     def _clock(self) -> Array:
         clock = np.zeros(clocks.SIZE)
@@ -300,13 +295,10 @@ class Trainer:
         clock[clocks.BIAS_2] = 1 - beta2 ** (self.steps_done + 1)
         return clock
 
-    def _run(self, batch: int, purpose: str) -> float:
-        plan = self.plan_for(batch, purpose)
+    def _run(self, plan: Plan) -> float:
+        """Run a plan that was fed; the loss."""
         self.trace = execute(plan, self.device)
         return float(self.device.read(plan, self.net.loss.y.name)[0])
-
-    def _scores(self, batch: int) -> Array:
-        return self.device.read(self.plan_for(batch, "evaluate"), self.net.scores.name)
 
     # ---- memory, checkpoints
 
