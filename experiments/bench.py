@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import click
@@ -62,10 +63,21 @@ def planning(repeats: int) -> Table:
     return table
 
 
+def without_kernels(trainer: vdnn.Trainer) -> float:
+    """Seconds that the trainer's plan takes when its kernels and copies do nothing: what running it costs by itself.
+
+    Less noisy than a ratio of whole steps.  The trainer is of no use afterwards.
+    """
+    bound = trainer.device.load(trainer.plan)
+    lanes = {stream: [replace(entry, action=int) for entry in lane] for stream, lane in bound.program.lanes.items()}
+    bound.program = replace(bound.program, lanes=lanes)
+    return median(seconds(lambda: vdnn.execute(trainer.plan, trainer.device)) for _ in range(100))
+
+
 def running(repeats: int) -> Table:
     """A step through the plan against the same bound kernel calls in a plain loop."""
     table = Table(title="one step, milliseconds, measured in turn (median)")
-    for column in ("network", "batch", "calls", "bare loop", "plan", "plan / loop"):
+    for column in ("network", "N", "calls", "bare loop", "plan", "plan / loop", "empty plan", "of a step"):
         table.add_column(column, justify="right" if column != "network" else "left")
     for name, batch, image in RUN:
         net = models.get(name, batch=batch, **({"image": image} if image else {}))
@@ -88,7 +100,9 @@ def running(repeats: int) -> Table:
         times = [(seconds(loop), seconds(plan)) for _ in range(repeats)]
         bare, planned = (median(column) for column in zip(*times, strict=True))
         ratio = median(p / b for b, p in times)
-        table.add_row(name, str(batch), str(len(calls)), f"{1e3 * bare:.2f}", f"{1e3 * planned:.2f}", f"{ratio:.3f}")
+        empty = without_kernels(trainer)
+        figures = [f"{1e3 * bare:.2f}", f"{1e3 * planned:.2f}", f"{ratio:.3f}", f"{1e3 * empty:.2f}"]
+        table.add_row(name, str(batch), str(len(calls)), *figures, f"{empty / planned:.2%}")
         trainer.close()
     return table
 
