@@ -36,7 +36,7 @@ def test_batch_normalisation_by_hand():
 def test_running_averages_follow_pytorchs_formula():
     layer = BatchNorm2d(momentum=0.1)
     mean, variance = np.array([1.0]), np.array([2.0])
-    layer.update_statistics(np, np.array([5.0]), np.array([12.0]), mean, variance)
+    layer.update_statistics(NumpyKernels(1), np.array([5.0]), np.array([12.0]), mean, variance)
     assert mean == pytest.approx([0.9 * 1 + 0.1 * 5])
     assert variance == pytest.approx([0.9 * 2 + 0.1 * 12])
 
@@ -44,7 +44,8 @@ def test_running_averages_follow_pytorchs_formula():
 def test_momentum_zero_keeps_and_one_replaces():
     for momentum, expected in ((0, 1), (1, 5)):
         mean, variance = np.array([1.0]), np.array([1.0])
-        BatchNorm2d(momentum=momentum).update_statistics(np, np.array([5.0]), np.array([5.0]), mean, variance)
+        layer, kernels = BatchNorm2d(momentum=momentum), NumpyKernels(1)
+        layer.update_statistics(kernels, np.array([5.0]), np.array([5.0]), mean, variance)
         assert (mean[0], variance[0]) == (expected, expected)
 
 

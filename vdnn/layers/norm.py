@@ -65,15 +65,11 @@ class BatchNorm2d(Layer):
         kernels.batch_norm(x, w, b, y, batch_mean, batch_inverse_deviation, batch_variance, self.eps, workspace)
 
     def update_statistics(
-        self, xp: Any, batch_mean: Array, batch_variance: Array, mean: Array, variance: Array
+        self, kernels: Any, batch_mean: Array, batch_variance: Array, mean: Array, variance: Array
     ) -> None:
         """Move the running averages: average = (1 - momentum) * average + momentum * batch's."""
-        if self.momentum == 0:
-            return
-        for average, batch in ((mean, batch_mean), (variance, batch_variance)):
-            xp.multiply(average, (1 - self.momentum) / self.momentum, out=average)  # no temporary this way
-            xp.add(average, batch, out=average)
-            xp.multiply(average, self.momentum, out=average)
+        kernels.move_average(batch_mean, mean, self.momentum)
+        kernels.move_average(batch_variance, variance, self.momentum)
 
     def evaluate(
         self, kernels: Any, x: Array, w: Array, b: Array, mean: Array, variance: Array, y: Array, workspace: Array

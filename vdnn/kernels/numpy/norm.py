@@ -103,7 +103,7 @@ def _sum_rows(t: Array, C: int, wide: Array, narrow: Array, total: Array) -> Non
 
 
 class NormKernels(Sharing):
-    """batch_norm, batch_norm_evaluate, batch_norm_backward."""
+    """batch_norm, batch_norm_evaluate, batch_norm_backward, move_average."""
 
     def batch_norm_workspace(self, dtype: str, x: tuple[int, ...]) -> int:
         """Bytes of scratch that each of the three batch_norm kernels needs."""
@@ -182,6 +182,15 @@ class NormKernels(Sharing):
         square[...] = variance
         _inverse_deviation(square, eps)
         self._normalise(rows, s, total, square, w, b)
+
+    @staticmethod
+    def move_average(value: Array, average: Array, momentum: float) -> None:
+        """average = (1 - momentum) * average + momentum * value, in place."""
+        if momentum == 0:
+            return
+        np.multiply(average, (1 - momentum) / momentum, out=average)  # no temporary this way
+        np.add(average, value, out=average)
+        np.multiply(average, momentum, out=average)
 
     def _normalise(self, rows: _Rows, s: _Scratch, mean: Array, inverse: Array, w: Array, b: Array) -> None:
         """y = scale * x + offset; inverse and mean (float64) are used up."""
