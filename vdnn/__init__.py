@@ -8,8 +8,9 @@ from vdnn.inputs import InputError
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
 from vdnn.memory.cost import measured, roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions, Fate
+from vdnn.memory.device import Device, DeviceError
 from vdnn.memory.execute import execute, walk
-from vdnn.memory.host import DeviceError, HostDevice
+from vdnn.memory.host import HostDevice
 from vdnn.memory.plan import Plan, PlanError, Step
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Event, Trace
@@ -33,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "DecisionError",
     "Decisions",
+    "Device",
     "DeviceError",
     "Epoch",
     "Evaluation",

@@ -35,8 +35,9 @@ from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import Add, BatchNorm2d, Concat, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from vdnn.layers.base import Layer
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
+from vdnn.memory.device import DeviceError
 from vdnn.memory.execute import execute, walk
-from vdnn.memory.host import DeviceError, HostDevice
+from vdnn.memory.host import HostDevice
 from vdnn.memory.passes import make_plan
 from vdnn.memory.verify import verify
 from vdnn.network import Network, Role

@@ -93,7 +93,7 @@ def failures(as_json: bool) -> Iterator[None]:
     from vdnn.checkpoint import CheckpointError
     from vdnn.inputs import InputError
     from vdnn.memory.cost import roofline
-    from vdnn.memory.host import DeviceError
+    from vdnn.memory.device import DeviceError
     from vdnn.planning import BudgetError, summary
     from vdnn.train import TrainingError
 

@@ -1,18 +1,21 @@
-"""walk and execute: run a plan on a device."""
+"""walk and execute: run a plan on a device; begin: issue one, and come back for its end."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from vdnn.memory.plan import Plan
 from vdnn.memory.trace import Event, Trace
 
+if TYPE_CHECKING:
+    from vdnn.memory.device import Device
 
-def walk(plan: Plan, device: Any) -> Iterator[Event]:
+
+def walk(plan: Plan, device: Device) -> Iterator[Event]:
     """Run one step of training and yield an event for each step of the plan, in plan order, as it is issued.
 
     An event's start and finish are set by the end of the step; `device.bytes_in_use` is what the plan has allocated at
@@ -20,7 +23,7 @@ def walk(plan: Plan, device: Any) -> Iterator[Event]:
     from its undo copy, and the error is raised.
     """
     live = plan.live_bytes
-    with _run_of(plan, device) as (run, events):
+    with _run_of(plan, device, timed=True) as (run, events):
         for event in events:
             device.bytes_in_use = live[event.index]
             if event.step.kind not in ("alloc", "free"):
@@ -29,23 +32,52 @@ def walk(plan: Plan, device: Any) -> Iterator[Event]:
         run.wait()
 
 
-def execute(plan: Plan, device: Any) -> Trace:
+def execute(plan: Plan, device: Device) -> Trace:
     """Run one step of training to its end; Ctrl-C is held until then.  Returns what happened when.
 
     The same as exhausting `walk`, but all steps are issued at once, so that nothing but compute is busy meanwhile.
     """
-    with interrupt_held(), _run_of(plan, device) as (run, events):
+    with interrupt_held():
+        trace = begin(plan, device, timed=True).finish()
+    assert trace is not None
+    return trace
+
+
+def begin(plan: Plan, device: Device, timed: bool) -> Pending:
+    """Issue one whole step of training.  On a device that is asynchronous it may still run when this returns.
+
+    timed   record when each of the plan's steps begins and ends, which takes a GPU some time of its own
+    """
+    with ExitStack() as stack:
+        run, events = stack.enter_context(_run_of(plan, device, timed))
         run.issue_all()
-        run.wait()
-    return Trace(plan, events, "measured")
+        return Pending(plan, run, events if timed else None, stack.pop_all())
+
+
+class Pending:
+    """A step that was issued, and ends some time."""
+
+    def __init__(self, plan: Plan, run: Any, events: list[Event] | None, stack: ExitStack) -> None:
+        self.plan, self._run, self._events, self._stack = plan, run, events, stack
+
+    def finish(self) -> Trace | None:
+        """Wait for the end; what happened when, if the step is timed.
+
+        Raises what failed, after what was overwritten has been put back.
+        """
+        with self._stack:
+            self._run.wait()
+        return None if self._events is None else Trace(self.plan, self._events, "measured")
 
 
 @contextmanager
-def _run_of(plan: Plan, device: Any) -> Iterator[tuple[Any, list[Event]]]:
-    """A step begun on the device, and its events; whatever goes wrong in the block, nothing stays half done."""
-    events = [Event(i, step, step.stream, None, None) for i, step in enumerate(plan.steps)]
+def _run_of(plan: Plan, device: Device, timed: bool) -> Iterator[tuple[Any, list[Event]]]:
+    """A step begun on the device, and its events if it is timed; whatever goes wrong in the block, nothing stays half
+    done.
+    """
+    events = [Event(i, step, step.stream, None, None) for i, step in enumerate(plan.steps)] if timed else []
     with device.stepping():
-        run = device.start(plan)
+        run = device.start(plan, timed)
         try:
             yield run, events
         except BaseException as error:
@@ -56,8 +88,8 @@ def _run_of(plan: Plan, device: Any) -> Iterator[tuple[Any, list[Event]]]:
             raise
         finally:
             device.bytes_in_use = plan.tape.resident_bytes
-            for event, start, finish in zip(events, run.start, run.finish, strict=True):
-                event.start, event.finish = start, finish
+            for event in events:
+                event.start, event.finish = run.start[event.index], run.finish[event.index]
             run.is_open = False
 
 

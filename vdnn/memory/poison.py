@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vdnn.memory.plan import Plan, workspace_of
 
 NAN = 0xFF  # four or eight such bytes are a NaN
+
+
+def users_of(plan: Plan) -> Iterator[tuple[int, int, list[int]]]:
+    """(offset, size, steps that use it) of every allocation that the plan frees."""
+    current: dict[str, tuple[int, list[int]]] = {}  # {buffer: (offset, steps so far)}
+    for i, step in enumerate(plan.steps):
+        if step.kind == "alloc":
+            current[step.name] = (step.offset, [])
+        elif step.kind == "free":
+            yield current[step.name][0], plan.size(step.name), current.pop(step.name)[1]
+        elif step.kind == "compute":
+            k = plan.tape.index[step.name]
+            for name in {*plan.tape.reads[k], *plan.tape.writes[k], workspace_of(step.name)} & current.keys():
+                current[name][1].append(i)
+        elif step.name in current:
+            current[step.name][1].append(i)
 
 
 class Poison:
@@ -27,25 +43,11 @@ class Poison:
         self.used_by: dict[int, list[int]] = {}  # {step: allocations}
         self.left: list[int] = []
         self.lock = threading.Lock()
-        self._count(plan)
-
-    def _count(self, plan: Plan) -> None:
-        current: dict[str, tuple[int, list[int]]] = {}  # {buffer: (offset, steps so far)}
-        for i, step in enumerate(plan.steps):
-            if step.kind == "alloc":
-                current[step.name] = (step.offset, [])
-            elif step.kind == "free":
-                offset, steps = current.pop(step.name)
-                for user in steps:
-                    self.used_by.setdefault(user, []).append(len(self.users))
-                self.users.append(len(steps))
-                self.bytes.append(self.arena[offset : offset + plan.size(step.name)])
-            elif step.kind == "compute":
-                k = plan.tape.index[step.name]
-                for name in {*plan.tape.reads[k], *plan.tape.writes[k], workspace_of(step.name)} & current.keys():
-                    current[name][1].append(i)
-            elif step.name in current:
-                current[step.name][1].append(i)
+        for offset, size, steps in users_of(plan):
+            for step in steps:
+                self.used_by.setdefault(step, []).append(len(self.users))
+            self.users.append(len(steps))
+            self.bytes.append(arena[offset : offset + size])
 
     def reset(self) -> None:
         """Before a step: everything but the resident bytes is poison."""

@@ -53,6 +53,14 @@ class Run:
         self.sleeping: dict[threading.Semaphore, Callable[[], bool]] = {}  # who waits, and until what
         self.began = time.perf_counter()
 
+    def started(self, index: int) -> bool:
+        """Whether this step of the plan has begun."""
+        return self.start[index] is not None
+
+    def finished(self, index: int) -> bool:
+        """Whether this step of the plan has ended."""
+        return self.finish[index] is not None
+
     def issue(self, stream: str) -> None:
         """Let `stream` run one more action."""
         self.issued[stream] += 1

@@ -1,0 +1,275 @@
+"""Device: what every device does alike: two slabs, what lies in them, and which plans it runs.
+
+A device of some kind adds where memory comes from, how it is copied, and how a step runs.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vdnn.layers.base import Array
+from vdnn.memory.bind import Bound
+from vdnn.memory.cost import Cost
+from vdnn.memory.measure import measured_peak
+from vdnn.memory.plan import Plan, Step
+from vdnn.memory.verify import SAFE, verify
+from vdnn.network import Network, Role, Tensor
+
+INPUTS = ("input", "labels", "clock")
+
+
+class DeviceError(RuntimeError):
+    """A plan that this device cannot run, a slab that is too small for it, or a device that is not there."""
+
+
+class Device(ABC):
+    """Runs plans: an arena of device memory and a slab of host memory, both taken once.
+
+    network         gives the layers' methods
+    optimizer       gives `update`; None for plans without updates
+    kernels         the kernel set; plans must be made for the same
+    poison          overwrite freed bytes, so that a use after free gives NaN (default: whether VDNN_SANITIZE is 1)
+    delay           seconds to wait before a step, as a function of it: to provoke races in tests
+    checked         refuse plans that `verify` does, as an edited one may be; False only to see what then happens
+    """
+
+    name: ClassVar[str]
+    asynchronous: ClassVar[bool] = False  # whether a step may go on after the call that began it
+    slots: ClassVar[int] = 1  # places on the host for a step's inputs
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Any,
+        kernels: Any,
+        poison: bool | None,
+        delay: Callable[[Step], float] | None,
+        checked: bool,
+    ) -> None:
+        self.network, self.optimizer, self.kernels = network, optimizer, kernels
+        self.poison = os.environ.get("VDNN_SANITIZE") == "1" if poison is None else poison
+        self.delay, self.checked = delay, checked
+        self.timed = True  # whether steps are traced unless they are asked not to be
+        self.held: dict[str, tuple[int, int]] = {}  # {resident buffer: its bytes in the arena}
+        self.bytes_in_use = 0
+        self.torn = False  # whether a failed step left weights that could not be put back
+        self.slot = 0  # which place the inputs are written to
+        self.settle: Callable[[], None] = lambda: None  # whoever began a step sets what must be done before the next
+        self._bound: dict[int, Bound] = {}
+
+    # ---- what a kind of device adds
+
+    @abstractmethod
+    def _take(self, arena_bytes: int, host_bytes: int) -> None:
+        """Take both slabs, in the place of those there are."""
+
+    @property
+    @abstractmethod
+    def arena_bytes(self) -> int:
+        """Bytes that this device holds on behalf of plans."""
+
+    @property
+    @abstractmethod
+    def host(self) -> Array:
+        """The host slab, as bytes."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Times by which plans for this device are decided."""
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """Bytes that the arena could take, what it has already among them."""
+
+    @abstractmethod
+    def view(self, offset: int, tensor: Tensor) -> Array:
+        """The tensor at `offset` of the arena: logical shape, in the kernels' storage."""
+
+    @abstractmethod
+    def scratch(self, offset: int, nbytes: int) -> Array:
+        """Bytes of the arena."""
+
+    @abstractmethod
+    def span(self, view: Array) -> tuple[int, int]:
+        """Bytes [start, stop) of the arena that a view of it covers."""
+
+    @abstractmethod
+    def copier(self, kind: str, offset: int, places: tuple[int, ...], nbytes: int) -> Callable[[], Any]:
+        """The action of an offload or a prefetch between byte `offset` of the arena and, for each slot, a byte of the
+        host slab.
+        """
+
+    @abstractmethod
+    def put(self, view: Array, value: Array) -> None:
+        """Copy a NumPy array to a view of the arena."""
+
+    @abstractmethod
+    def get(self, view: Array) -> Array:
+        """A copy of a view of the arena, as a NumPy array in logical order."""
+
+    @abstractmethod
+    def _start(self, plan: Plan, bound: Bound, timed: bool) -> Any:
+        """Begin a run of `plan`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the device holds.  It cannot be used any more."""
+
+    @abstractmethod
+    def check_idle(self) -> None:
+        """Raise RuntimeError if a step is under way, or the device was closed."""
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """What holds while a step runs."""
+        return nullcontext()
+
+    # ---- memory
+
+    def reserve(self, arena_bytes: int, host_bytes: int) -> None:
+        """Take the two slabs, once, for all plans to come.  What they held is lost."""
+        self.check_idle()
+        self._take(arena_bytes, host_bytes)
+        self._bound.clear()
+        self.held.clear()
+        self.torn = False  # there are no weights any more
+
+    def grow(self, arena_bytes: int, host_bytes: int) -> None:
+        """Take larger slabs if these are too small; the weights and what stays with them keep their places."""
+        if arena_bytes <= self.arena_bytes and host_bytes <= self.host.nbytes:
+            return
+        self.check_idle()
+        kept = [(start, self.get(self.scratch(start, stop - start))) for start, stop in self.held.values()]
+        before = self.arena_bytes, int(self.host.nbytes)
+        try:
+            self._take(max(arena_bytes, before[0]), max(host_bytes, before[1]))
+        except DeviceError:
+            self._take(*before)
+            raise
+        finally:
+            self._bound.clear()
+            for start, value in kept:
+                self.put(self.scratch(start, value.nbytes), value)
+
+    def load(self, plan: Plan) -> Bound:
+        """Bind every step of `plan` to its arrays; done once per plan.  Raises DeviceError if it cannot run here."""
+        if id(plan) not in self._bound:
+            self._check(plan)
+            self._bound[id(plan)] = Bound(plan, self)
+        return self._bound[id(plan)]
+
+    def host_bytes_of(self, plan: Plan) -> int:
+        """Bytes of the host slab that a plan takes on this device: beside its own, further slots for the inputs."""
+        spare = sum(b.nbytes for b in plan.tape.buffers.values() if b.role is Role.INPUT)
+        return plan.host_bytes + (self.slots - 1) * spare
+
+    def _check(self, plan: Plan) -> None:
+        mine = {"kernels": self.kernels.name, "storage": self.kernels.storage, "threads": self.kernels.threads}
+        for key, value in mine.items():
+            if getattr(plan.tape, key) != value:
+                raise DeviceError(f"the plan is for {key} {getattr(plan.tape, key)!r}, this device has {value!r}")
+        updates = any(op.phase == "update" for op in plan.tape.ops)
+        optimizer = getattr(self.optimizer, "name", "none")
+        if updates and plan.tape.optimizer != optimizer:
+            raise DeviceError(f"the plan is for optimizer {plan.tape.optimizer!r}, this device has {optimizer!r}")
+        if self.checked and plan not in SAFE:
+            verify(plan)
+        self._check_residents(plan)
+        if not self.arena_bytes and not self.host.size:
+            self.reserve(plan.arena_bytes, self.host_bytes_of(plan))
+        for what, need, have in (
+            ("arena", plan.arena_bytes, self.arena_bytes),
+            ("host slab", self.host_bytes_of(plan), self.host.nbytes),
+        ):
+            if need > have:
+                raise DeviceError(f"the plan needs a {what} of {need} bytes, this device has reserved {have}")
+
+    def _check_residents(self, plan: Plan) -> None:
+        """A plan must find the weights where they are, and move no others."""
+        if not self.held:
+            return
+        at = {s.name: s.offset for s in plan.steps if s.kind == "alloc" and s.name in plan.tape.resident}
+        for name in sorted(at.keys() | self.held.keys()):
+            if name not in self.held or name not in at or at[name] != self.held[name][0]:
+                raise DeviceError(
+                    f"the plan is not for the weights on this device: {name} lies at {at.get(name, 'no')} in the plan, "
+                    f"at {self.held.get(name, ('no',))[0]} on the device"
+                )
+
+    # ---- data in and out
+
+    def write(self, plan: Plan, name: str, value: Array) -> None:
+        """Copy `value` into a resident tensor, or into the place on the host from which an input is fetched."""
+        bound = self.load(plan)
+        is_resident = name in bound.resident
+        view = bound.resident[name] if is_resident else bound.inputs[self.slot].get(name)
+        if view is None:
+            if name in INPUTS:
+                return  # this plan does not read it
+            raise KeyError(f"{name!r} is no weight, state, statistic or input of {plan.tape.network}")
+        if np.shape(value) != view.shape:
+            raise ValueError(f"{name} has shape {view.shape}, not {np.shape(value)}")
+        if is_resident:
+            self.put(view, value)
+            self.held[name] = self.span(view)
+        else:
+            np.copyto(view, value, casting="same_kind")
+
+    def read(self, plan: Plan, name: str) -> Array:
+        """A copy, in logical order, of a resident tensor or of a result of the last step."""
+        bound = self.load(plan)
+        if name in bound.resident:
+            return self.get(bound.resident[name])
+        if name not in bound.results:
+            raise KeyError(f"{name!r} stays not on the device and is no result of {plan!r}")
+        return np.array(bound.results[name], order="C")  # a copy: the slab changes with the next step
+
+    # ---- steps
+
+    def start(self, plan: Plan, timed: bool = True) -> Any:
+        """Begin a step: its streams run whatever is issued."""
+        self.settle()
+        if self.torn:
+            raise DeviceError("a failed step left the weights half updated; load them from a checkpoint first")
+        bound = self.load(plan)
+        self.check_idle()
+        return self._start(plan, bound, timed)
+
+    def restore(self, plan: Plan, run: Any) -> None:
+        """Put back what a step that failed has overwritten; `torn` is set if something had no undo copy."""
+        bound = self.load(plan)
+        for i, (view, place) in bound.undo.items():
+            if run.finished(i):
+                self.put(view, self._saved(view, place))
+        for i, _, op in plan.computes():
+            if run.started(i) and any(b in bound.resident and b not in bound.undoable for b in op.writes):
+                self.torn = True
+
+    def take_back(self, plan: Plan) -> str:
+        """Undo a step that ended well; says what became of the weights.  Without undo copies the device is `torn`."""
+        bound = self.load(plan)
+        if not bound.undo:
+            self.torn = True
+            return "the weights were updated with it and are lost: undo=False"
+        for view, place in bound.undo.values():
+            self.put(view, self._saved(view, place))
+        return "the weights are as before this step"
+
+    def _saved(self, view: Array, place: int) -> Array:
+        """The undo copy of some bytes of the arena."""
+        return self.host[place : place + view.nbytes]
+
+    def measured_peak_bytes(self, plan: Plan) -> int:
+        """Most bytes of the arena in use at one time, from the arrays that the plan's steps are really handed.
+
+        Under network-wide lifetimes everything is held all the time, so there it is the size of the arena.
+        """
+        if plan.decisions.lifetimes == "network":
+            return self.arena_bytes
+        return measured_peak(self.load(plan).accesses, self.held.values())
