@@ -240,7 +240,7 @@ class _Trial:
         before = {n: a.copy() for n, a in arguments.items() if n in offered and a is not None and n not in writes}
         method: Callable[..., None] | None = self.layer.method(phase)
         assert method is not None
-        method(**arguments)
+        self.kernels.call(method, arguments)
         memory.check(self.layer, phase)
         for name, array in before.items():
             after: Array = arguments[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -42,3 +43,8 @@ class NumpyKernels(
 
     def __init__(self, threads: int | None = None) -> None:
         Workers.__init__(self, threads)
+
+    @staticmethod
+    def call(method: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+        """Call a layer's method with NumPy arrays."""
+        method(**arguments)
