@@ -64,11 +64,14 @@ class Algorithm:
     """One way to compute an op: its exact workspace in bytes and its rate relative to a plain GEMM (1.0).
 
     The rate only ranks algorithms until times are measured; it is direct arithmetic done per second.
+
+    seconds  measured time of one call on the device that declared it; 0 if it was not measured
     """
 
     name: str
     workspace: int
     rate: float = 1.0
+    seconds: float = 0.0
 
 
 def _parameters(method: Callable[..., None]) -> tuple[tuple[str, bool, bool], ...]:

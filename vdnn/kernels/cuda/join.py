@@ -1,0 +1,38 @@
+"""Kernels that join and part arrays: sums and concatenation along channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vdnn.kernels.cuda.base import Launching
+from vdnn.kernels.cuda.elementwise import start_copy
+from vdnn.layers.base import Array
+
+
+class JoinKernels(Launching):
+    """add, add_all, concat, concat_backward."""
+
+    def add(self, x0: Array, x1: Array, y: Array) -> None:
+        """y = x0 + x1.  y may be x0 or x1."""
+        self.each("add", x0, x1, y, arrays=(x0, x1, y))
+
+    def add_all(self, x: Sequence[Array], y: Array) -> None:
+        """y = ((x[0] + x[1]) + x[2]) + ...: two or more.  y may be x[0], or either of two."""
+        self.add(x[0], x[1], y)
+        for xi in x[2:]:
+            self.add(y, xi, y)
+
+    def concat(self, x: Sequence[Array], y: Array) -> None:
+        """y = all x, one after the other along axis 1."""
+        start = 0
+        for xi in x:
+            start_copy(self, xi, y[:, start : start + xi.shape[1]])
+            start += xi.shape[1]
+
+    def concat_backward(self, dy: Array, dx: Sequence[Array | None], channels: Sequence[int]) -> None:
+        """The parts of dy along axis 1; `channels` gives the sizes, as a dx that is None tells none."""
+        start = 0
+        for dxi, size in zip(dx, channels, strict=True):
+            if dxi is not None:
+                start_copy(self, dy[:, start : start + size], dxi)
+            start += size
