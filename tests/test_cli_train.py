@@ -69,16 +69,16 @@ def same_files(left, right):
 @pytest.fixture
 def interrupted(monkeypatch):
     """A function that has Ctrl-C pressed during the step of that number, from 1."""
-    whole = Trainer._run
+    whole = Trainer._ended
 
     def at(number, presses=1):
-        def run(self, plan):
-            if plan.tape.purpose == "step" and self.steps_done + 1 == number:
+        def ended(self, pending):
+            if self.steps_done == number:
                 for _ in range(presses):
                     signal.raise_signal(signal.SIGINT)
-            return whole(self, plan)
+            return whole(self, pending)
 
-        monkeypatch.setattr(Trainer, "_run", run)
+        monkeypatch.setattr(Trainer, "_ended", ended)
 
     yield at
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -7,6 +7,7 @@ from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
 from vdnn.memory.cost import measured, roofline
+from vdnn.memory.cuda import CudaDevice
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions, Fate
 from vdnn.memory.device import Device, DeviceError
 from vdnn.memory.execute import execute, walk
@@ -32,6 +33,7 @@ __all__ = [
     "Algorithm",
     "BudgetError",
     "CheckpointError",
+    "CudaDevice",
     "DecisionError",
     "Decisions",
     "Device",

@@ -23,6 +23,7 @@ class Arrays(MutableMapping[str, Array]):
         self._tensors = {t.name: t for t in tensors}
 
     def __getitem__(self, name: str) -> Array:
+        self._trainer.settle()
         value = self._trainer.device.read(self._trainer.plan, self._tensors[name].name)
         value.setflags(write=False)  # writing to a copy would change nothing, silently
         return value
@@ -32,6 +33,7 @@ class Arrays(MutableMapping[str, Array]):
         array = np.asarray(value)
         if array.shape != tensor.shape:
             raise ValueError(f"{name} has shape {tensor.shape}, not {array.shape}")
+        self._trainer.settle()
         self._trainer.device.write(self._trainer.plan, name, array.astype(tensor.dtype, copy=False))
 
     def __delitem__(self, name: str) -> None:

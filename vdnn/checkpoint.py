@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from vdnn.memory.policy import PolicyError
 from vdnn.network import Network
 
 if TYPE_CHECKING:
+    from vdnn.memory.plan import Plan
     from vdnn.train import Trainer
 
 FORMAT = "vdnn checkpoint 1"
@@ -46,6 +48,12 @@ OPTION_FIELDS: Fields = {
     "algorithms": (dict,),
     "threads": (int,),
     "undo": (bool,),
+    "device": (dict,),
+}
+HOST = {"name": "host"}
+DEVICE_FIELDS: Mapping[str, Fields] = {
+    "host": {"name": (str,)},
+    "cuda": {"name": (str,), "math": (str,), "storage": (str,), "deterministic": (bool,)},
 }
 NETWORK_FIELDS: Fields = {"name": (str,), "shape": (list,), "dtype": (str,), "layers": (list,)}
 LAYER_FIELDS: Fields = {"name": (str,), "kind": (str, type(None)), "config": (dict,), "inputs": (list,)}
@@ -86,6 +94,24 @@ def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     _sync_folder(target.parent)
 
 
+def rescue(trainer: Trainer, plan: Plan) -> str:
+    """After a GPU was lost: write what the host has of the weights to a file; says what became of them."""
+    arrays = trainer.device.rescued(plan)  # type: ignore[attr-defined]
+    if not arrays:
+        return "the host has no copy of the weights; start again from a checkpoint"
+    name = f"vdnn-rescue-{os.getpid()}-{secrets.token_hex(4)}.safetensors"
+    about = {"format": "vdnn rescue 1", "steps_done": trainer.steps_done, "network": _describe_network(trainer.net)}
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError, SafetensorError):
+            save_file(arrays, folder / name, {"vdnn": json.dumps(about, default=_plain)})
+            count = len(plan.tape.resident)
+            return (
+                f"{folder / name} has {len(arrays)} of {count} weights, states and statistics, each as before this "
+                f"step or as before the one before"
+            )
+    return "and what the host has of the weights could not be written to a file"
+
+
 def _sync_folder(folder: Path) -> None:
     """Put the folder's entry on the disk, where the system can: until then a power cut may bring the old file back."""
     with suppress(OSError):
@@ -104,6 +130,7 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     else:
         _check_layers(path, about["network"]["layers"], net)
     saved = {"seed": about["seed"], **about["options"]}
+    _settle_device(saved, options, net)
     if saved["policy"] is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
     if "optimizer" not in options:
@@ -121,6 +148,23 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
             group[name] = arrays[name]
     trainer.steps_done, trainer.epoch, trainer.position = (about[k] for k in ("steps_done", "epoch", "position"))
     return trainer
+
+
+def _settle_device(saved: dict[str, Any], options: Mapping[str, Any], net: Network) -> None:
+    """The device that was saved, unless another is asked for, which has algorithms of its own."""
+    was = saved.pop("device")
+    name = was["name"]
+    if "device" not in options:
+        saved["device"] = "host"
+        if name == "cuda":
+            from vdnn.memory.cuda import CudaDevice
+
+            saved["device"] = CudaDevice(net, **{k: v for k, v in was.items() if k != "name"})
+    asked = options.get("device", name)
+    if getattr(asked, "name", asked) != name:
+        del saved["algorithms"]
+    if asked != "host":
+        del saved["threads"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -151,7 +195,15 @@ def _read(path: Path, arrays_too: bool = True) -> tuple[dict[str, Any], dict[str
 
 def _check_metadata(path: Path, about: Any) -> None:
     _check_fields(f"{path}: its metadata", about, FIELDS)
+    if isinstance(about["options"], dict):
+        about["options"].setdefault("device", HOST)  # before there were others, nothing was said
     _check_fields(f"{path}: options", about["options"], OPTION_FIELDS)
+    device = about["options"]["device"]
+    if device.get("name") not in DEVICE_FIELDS:
+        raise CheckpointError(
+            f"{path}: no device is named {device.get('name')!r}; there are {', '.join(DEVICE_FIELDS)}"
+        )
+    _check_fields(f"{path}: device", device, DEVICE_FIELDS[device["name"]])
     _check_fields(f"{path}: network", about["network"], NETWORK_FIELDS)
     for i, layer in enumerate(about["network"]["layers"]):
         _check_fields(f"{path}: network, layer {i}", layer, LAYER_FIELDS)
@@ -228,7 +280,7 @@ def _check_arrays(
 
 
 def _describe(trainer: Trainer) -> dict[str, Any]:
-    policy = trainer.policy if isinstance(trainer.policy, str) else None
+    policy, name = trainer.policy if isinstance(trainer.policy, str) else None, trainer.device.name
     return {
         "format": FORMAT,
         "network": _describe_network(trainer.net),
@@ -243,6 +295,10 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
             "algorithms": dict(trainer.plan.decisions.algorithms),
             "threads": trainer.device.kernels.threads,
             "undo": trainer.undo,
+            "device": {
+                field: getattr(trainer.device.kernels, field) for field in DEVICE_FIELDS[name] if field != "name"
+            }
+            | {"name": name},
         },
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -46,6 +47,7 @@ class BudgetError(PlanError):
     needed_bytes  what the plan that was asked for takes
     budget_bytes  what was allowed
     floor_bytes   what no plan of this tape can undercut
+    cost          times that plans were decided by
     plan          the smallest found under this policy, pressed for memory
     advice        what would fit; this and `plan` are looked for when first asked for, which takes seconds at most
     """
@@ -56,6 +58,7 @@ class BudgetError(PlanError):
         self.needed_bytes = made.arena_bytes
         self.budget_bytes = setting.budget
         self.floor_bytes = setting.tape.floor_bytes
+        self.cost = setting.cost
 
     @cached_property
     def plan(self) -> Plan:
@@ -66,7 +69,8 @@ class BudgetError(PlanError):
     def advice(self) -> Advice:
         """What would fit."""
         setting, algorithms = self._setting, self._algorithms
-        batch = _largest_batch(setting, self._policy, algorithms, self.needed_bytes)
+        with _unmeasured(setting.kernels):
+            batch = _largest_batch(setting, self._policy, algorithms, self.needed_bytes)
         policy, kind = _fastest_that_fits(setting, algorithms)
         return Advice(self.plan.arena_bytes, name_algorithms(self.plan, setting.cost), batch, policy, kind)
 
@@ -104,6 +108,19 @@ class BudgetError(PlanError):
                 f"or         {_rounded_up(smallest.arena_bytes)}, the least for this batch, under "
                 f"{smallest.policy or what} with algorithms {kind}"
             )
+
+
+@contextmanager
+def _unmeasured(kernels: Any) -> Iterator[None]:
+    """Keep a kernel set that measures its algorithms from doing so for every batch that is only tried."""
+    limit = getattr(kernels, "find_limit", None)
+    if hasattr(kernels, "find_limit"):
+        kernels.find_limit = 0
+    try:
+        yield
+    finally:
+        if hasattr(kernels, "find_limit"):
+            kernels.find_limit = limit
 
 
 def _rounded_up(size: int) -> str:

@@ -11,6 +11,7 @@ from vdnn.building import build
 from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
 from vdnn.memory.decisions import Decisions
+from vdnn.memory.device import Device
 from vdnn.memory.plan import Plan
 from vdnn.memory.policy import least
 from vdnn.network import Network
@@ -25,9 +26,9 @@ class Plans:
     """
 
     def __init__(
-        self, net: Network, policy: Any, budget: int, algorithms: Any, kernels: Any, optimizer: Optimizer, undo: bool
+        self, net: Network, policy: Any, budget: int, algorithms: Any, device: Device, optimizer: Optimizer, undo: bool
     ) -> None:
-        self.net, self.kernels, self.optimizer, self.undo = net, kernels, optimizer, undo
+        self.net, self.device, self.optimizer, self.undo = net, device, optimizer, undo
         self.made: dict[tuple[int, str], Plan] = {}
         self.refused: dict[str, BudgetError] = {}
         self.budget = budget
@@ -47,7 +48,7 @@ class Plans:
     @property
     def host_bytes(self) -> int:
         """The largest host slab of the plans made so far."""
-        return max(plan.host_bytes for plan in self.made.values())
+        return max(self.device.host_bytes_of(plan) for plan in self.made.values())
 
     def get(self, batch: int, purpose: str) -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
@@ -66,17 +67,17 @@ class Plans:
             net,
             policy,
             budget=self.budget,
-            hardware="host",
+            cost=self.device.cost,
             algorithms=algorithms,
             optimizer=self.optimizer,
-            kernels=self.kernels,
+            kernels=self.device.kernels,
             undo=self.undo and purpose == "step",
             purpose=purpose,
         )
 
     def _following(self, net: Network, purpose: str, model: Plan) -> Plan:
         """The first that fits of what is tried; the decisions of `model` first."""
-        tape = build(net, self.kernels, self.optimizer, purpose)
+        tape = build(net, self.device.kernels, self.optimizer, purpose)
         refused: BudgetError | None = None
         for decisions in _tries(tape, model):
             try:

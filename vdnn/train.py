@@ -17,7 +17,9 @@ from vdnn.arrays import Arrays, initial
 from vdnn.data import Batches
 from vdnn.inputs import check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
-from vdnn.memory.execute import execute, interrupt_held
+from vdnn.losses import Loss
+from vdnn.memory.device import Device
+from vdnn.memory.execute import Pending, begin, interrupt_held
 from vdnn.memory.host import HostDevice
 from vdnn.memory.plan import Plan
 from vdnn.memory.trace import Trace
@@ -47,18 +49,29 @@ class Epoch:
     test: Evaluation | None
 
 
+@dataclass
+class _Running:
+    """The step that runs: its plan, its loss, and how many batches were done before it."""
+
+    pending: Pending
+    plan: Plan
+    loss: Loss
+    position: int
+
+
 class Trainer:
     """Trains `net` within `budget` bytes of device memory.
 
     net         its batch is the largest that `step` takes
     policy      a policy's name, a function, Decisions, or {tensor: Fate}
     budget      bytes, "2GiB", or "80%" of what is free on the device; None: all of that.  A hard cap on the device slab
-    device      "host", or a HostDevice made for `net`
+    device      "host", "cuda", or a Device made for `net`
     optimizer   an Optimizer; default SGD(0.01, momentum=0.9)
     seed        of the weights, the order of the data and dropout
     algorithms  "performance", "memory", or {op: algorithm} (another plan's, to get equal bits)
     undo        copy what an update overwrites first, so that a failure in the middle of a step can be undone
-    deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there
+    deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there.  With
+                "cuda" False also admits algorithms that add up in any order
 
     Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy.
     """
@@ -68,7 +81,7 @@ class Trainer:
         net: Network,
         policy: Any = "vdnn_dyn",
         budget: int | str | None = None,
-        device: str | HostDevice = "host",
+        device: str | Device = "host",
         optimizer: optimizers.Optimizer | str | None = None,
         seed: int = 0,
         *,
@@ -80,11 +93,10 @@ class Trainer:
     ) -> None:
         if not 0 <= seed < 2**53:
             raise ValueError(f"seed={seed} is not in [0, 2**53)")
-        if not deterministic:
-            raise ValueError("deterministic=False: the host has no other kernels than deterministic ones")
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.optimizer = optimizers.get(optimizer or "momentum")
-        self.device = self._device(device, threads, link_bandwidth)
+        self.device = self._device(device, threads, link_bandwidth, deterministic)
+        self.device.settle = self.settle
         if net.labels is None:
             raise LayerError(f"{net.name} has no loss layer; add SoftmaxCrossEntropy() or MeanSquaredError() last")
         self._labels = net.labels
@@ -92,35 +104,49 @@ class Trainer:
         self.epoch = 0  # epochs completed
         self.position = 0  # batches done of the next one
         self.trace: Trace | None = None
-        self._busy = threading.Lock()
+        self._busy = threading.RLock()
+        self._running: _Running | None = None
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
-        kernels = self.device.kernels
-        self.plans = Plans(net, policy, self.budget_bytes, algorithms, kernels, self.optimizer, undo)
+        self.device.limit(self.budget_bytes)
+        self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo)
         self.plan = self.plans.main
         self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()
 
     # ---- plans
 
-    def _device(self, device: str | HostDevice, threads: int | None, link_bandwidth: float | None) -> HostDevice:
-        if device == "host":
-            return HostDevice(self.net, self.optimizer, threads=threads, link_bandwidth=link_bandwidth)
-        if isinstance(device, HostDevice):
-            if threads is not None or link_bandwidth is not None:
-                raise ValueError("threads and link_bandwidth belong to the device that was given")
+    def _device(
+        self, device: str | Device, threads: int | None, link_bandwidth: float | None, deterministic: bool
+    ) -> Device:
+        if isinstance(device, Device):
+            if threads is not None or link_bandwidth is not None or not deterministic:
+                raise ValueError("threads, link_bandwidth and deterministic belong to the device that was given")
             if device.network is not self.net:
                 raise ValueError(f"the device was made for another network, {device.network!r}")
             if device.held:
                 raise ValueError("the device holds the weights of another trainer; make one for each")
             device.optimizer = self.optimizer
             return device
-        raise ValueError(f"device {device!r} is not 'host' or a HostDevice")
+        if device == "cuda":
+            if threads is not None or link_bandwidth is not None:
+                raise ValueError("threads and link_bandwidth are for the host; a GPU has its own")
+            from vdnn.memory.cuda import CudaDevice
+
+            return CudaDevice(self.net, self.optimizer, deterministic=deterministic)
+        if device != "host":
+            raise ValueError(f"device {device!r} is not 'host', 'cuda' or a Device")
+        if not deterministic:
+            raise ValueError("deterministic=False: the host has no other kernels than deterministic ones")
+        return HostDevice(self.net, self.optimizer, threads=threads, link_bandwidth=link_bandwidth)
 
     def plan_for(self, batch: int, purpose: str = "step") -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
         plan = self.plans.get(batch, purpose)
-        self.device.grow(plan.arena_bytes, plan.host_bytes)  # fewer samples may need a larger workspace
+        if self._running is not None and self._running.plan is not plan:
+            self.settle()
+        # fewer samples may need a larger workspace
+        self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan))
         return plan
 
     # ---- weights
@@ -150,24 +176,59 @@ class Trainer:
 
     # ---- steps
 
-    def step(self, images: Array, labels: Array) -> float:
-        """One forward, backward and update on 1 to N samples; returns the loss before the update.
+    def step(self, images: Array, labels: Array) -> float | Loss:
+        """One forward, backward and update on 1 to N samples; returns the loss before the update, which is a number.
 
         images: (n, C, H, W), finite; labels: as the loss takes them, (n,) integers for SoftmaxCrossEntropy.
         Raises InputError and changes nothing if they are not; TrainingError if the loss is not finite.  After any
         failure the weights are as before the step.
+
+        On a GPU the step may still run when this returns.  The loss is waited for when it is looked at, and that is
+        when a failure shows; at the latest in the next step, before it begins.
         """
         with interrupt_held(), self._alone():
             plan = self._feed(images, labels, "step")
-            loss = self._run(plan)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {self.steps_done + 1} (learning rate "
-                    f"{self.optimizer.rate(self.steps_done):g}); {self.device.take_back(plan)}; "
-                    f"lower the learning rate"
-                )
+            self.settle()
+            loss = Loss(self.settle)
+            self._running = _Running(begin(plan, self.device, self.device.timed), plan, loss, self.position)
             self.steps_done += 1
-        return loss
+            if not self.device.asynchronous:
+                self.settle()
+        return loss if self.device.asynchronous else float(loss)
+
+    def settle(self) -> None:
+        """Wait for the step that runs, if any, and raise what failed in it."""
+        with interrupt_held(), self._alone():
+            if self._running is None:
+                return
+            running, self._running = self._running, None
+            done = False
+            try:
+                self.trace = self._ended(running.pending)
+                value = float(self.device.read(running.plan, self.net.loss.y.name)[0])
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} at step {self.steps_done} (learning rate "
+                        f"{self.optimizer.rate(self.steps_done - 1):g}); {self.device.take_back(running.plan)}; "
+                        f"lower the learning rate"
+                    )
+                running.loss.value = value
+                done = True
+            finally:
+                if not done:
+                    self.steps_done -= 1
+                    self.position = running.position
+
+    def _ended(self, pending: Pending) -> Trace | None:
+        """The step's trace, once it is over.  If the GPU was lost with it, what can be saved is."""
+        try:
+            return pending.finish()
+        except Exception as error:
+            if getattr(self.device, "lost", False):
+                from vdnn.checkpoint import rescue
+
+                raise TrainingError(f"{error}; {rescue(self, pending.plan)}") from error
+            raise
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:
         """The loss and {"conv1.w": its gradient, ...} of one forward and backward; changes nothing."""
@@ -208,14 +269,14 @@ class Trainer:
         test: tuple[Array, Array] | None = None,
         shift: int = 0,
         save: str | None = None,
-        progress: Callable[[Trainer, float], None] | None = None,
+        progress: Callable[[Trainer, float | Loss], None] | None = None,
     ) -> list[Epoch]:
         """Train until `epochs` epochs are done in all; a trainer that was loaded goes on where it was saved.
 
         shift     move each image by up to so many pixels at random
         test      images and labels to evaluate on after each epoch
         save      a path to save to after each epoch
-        progress  called with this trainer and the loss after each step
+        progress  called with this trainer and the loss after each step; to look at the loss is to wait for it
 
         Raises what `step` raises.  That data do not suit, or a plan does not fit, is found before the first step.
         """
@@ -233,10 +294,18 @@ class Trainer:
                     self.position += 1
                 if progress is not None:
                     progress(self, losses[-1])
+            self.settle()
             rate = self.optimizer.rate(max(0, self.steps_done - 1))
             self.epoch, self.position = self.epoch + 1, 0
             result = self.evaluate(*test) if test is not None else None
-            history.append(Epoch(self.epoch, float(np.mean(losses)) if losses else float("nan"), rate, result))
+            history.append(
+                Epoch(
+                    self.epoch,
+                    float(np.mean([float(loss) for loss in losses])) if losses else float("nan"),
+                    rate,
+                    result,
+                )
+            )
             if save is not None:
                 self.save(save)
         return history
@@ -296,8 +365,9 @@ class Trainer:
         return clock
 
     def _run(self, plan: Plan) -> float:
-        """Run a plan that was fed; the loss."""
-        self.trace = execute(plan, self.device)
+        """Run a plan that was fed, to its end; the loss."""
+        self.settle()
+        self.trace = begin(plan, self.device, self.device.timed).finish()
         return float(self.device.read(plan, self.net.loss.y.name)[0])
 
     # ---- memory, checkpoints
@@ -313,6 +383,7 @@ class Trainer:
         """
         from vdnn.checkpoint import save
 
+        self.settle()
         save(self, path)
 
     @classmethod
@@ -325,8 +396,12 @@ class Trainer:
         return load(cls, path, net, options)
 
     def close(self) -> None:
-        """End the device's threads."""
-        self.device.close()
+        """Wait for the step that runs, and give back what the device holds."""
+        try:
+            if not self.device.torn:
+                self.settle()
+        finally:
+            self.device.close()
 
     def __repr__(self) -> str:
         return f"Trainer({self.net!r}, {self.plan!r}, {self.steps_done} steps done)"

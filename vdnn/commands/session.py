@@ -15,13 +15,13 @@ import click
 from vdnn import data as datasets
 from vdnn.commands import byte_lines
 from vdnn.layers.base import Array
-from vdnn.memory.cost import roofline
 from vdnn.memory.trace import Trace
 from vdnn.planning import summary
 from vdnn.progress import progress_bar
 from vdnn.units import format_seconds
 
 if TYPE_CHECKING:
+    from vdnn.losses import Loss
     from vdnn.network import Network
     from vdnn.train import Epoch, Trainer
 
@@ -125,9 +125,10 @@ class Session:
         batches = -(-len(data.train_images) // trainer.net.batch) - trainer.position
         with progress_bar(f"epoch {number}/{self.epochs}", batches, keep=False) as advance:
 
-            def after_step(trainer: Trainer, loss: float) -> None:
+            def after_step(trainer: Trainer, loss: float | Loss) -> None:
+                value = float(loss)  # waits for the step
                 self._record(trainer.trace)
-                advance(f"loss {loss:.4f}, {format_seconds(self.step_seconds[-1])} a step")
+                advance(f"loss {value:.4f}, {format_seconds(self.step_seconds[-1])} a step")
                 if pressed():
                     raise Stopped
 
@@ -157,7 +158,7 @@ class Session:
     def figures(self) -> dict[str, Any]:
         """What `--json` prints: the figures of the plan, and what was measured.  Times are measured."""
         trainer, arena = self.trainer, self.trainer.device.arena_bytes
-        figures = summary(trainer.plan, roofline("host"), trainer.budget_bytes, self.trace)
+        figures = summary(trainer.plan, trainer.device.cost, trainer.budget_bytes, self.trace)
         del figures["oracle_seconds"], figures["stall_seconds"], figures["average_bytes"]
         figures |= {"arena_bytes": arena, "fits": arena <= trainer.budget_bytes, "time": "measured"}
         copies = sum(self.copy_seconds)
@@ -189,9 +190,10 @@ def report(figures: dict[str, Any]) -> str:
     """The figures for people."""
     accuracy = figures["test_accuracy"]
     tested = [] if accuracy is None else [f"{accuracy:.1%} of the test images right"]
+    where = "this machine" if figures["hardware"] == "host" else figures["hardware"]
     lines = [
         "",
-        f"{figures['network']}, batch {figures['batch']}, {figures['optimizer']}, on this machine",
+        f"{figures['network']}, batch {figures['batch']}, {figures['optimizer']}, on {where}",
         f"{figures['policy']} with algorithms {figures['algorithms']}",
         f"steps {figures['steps']}, threads {figures['threads']}, times measured",
         *tested,

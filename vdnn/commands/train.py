@@ -40,6 +40,10 @@ options = with_options(
     ),
     click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Epochs in all."),
     click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="Of weights, order and dropout.  [default: 0]"),
+    click.option("--device", type=click.Choice(["host", "cuda"]), help="The CPU or a GPU.  [default: host]"),
+    click.option(
+        "--math", type=click.Choice(["fp32", "tf32"]), help="On a GPU: its tensor cores or not.  [default: fp32]"
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation."),
     click.option("--link-bandwidth", help="Slow copies down to so much a second each way: 2GB, 500MiB."),
     click.option(
@@ -92,7 +96,6 @@ def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
     from vdnn.checkpoint import CheckpointError
     from vdnn.inputs import InputError
-    from vdnn.memory.cost import roofline
     from vdnn.memory.device import DeviceError
     from vdnn.planning import BudgetError, summary
     from vdnn.train import TrainingError
@@ -101,7 +104,7 @@ def failures(as_json: bool) -> Iterator[None]:
         yield
     except BudgetError as error:
         if as_json:
-            click.echo(json.dumps(summary(error.plan, roofline("host"), error.budget_bytes), indent=2))
+            click.echo(json.dumps(summary(error.plan, error.cost, error.budget_bytes), indent=2))
         leave(str(error))
     except BrokenPipeError:
         raise
@@ -148,6 +151,12 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
     named = ("policy", "budget", "algorithms", "seed", "threads")
     arguments = {name: given[name] for name in named if given[name] is not None}
+    if given["math"] is not None and given["device"] != "cuda":
+        raise click.UsageError(f"--math {given['math']} is for --device cuda")
+    if given["device"] is not None:
+        arguments["device"] = given["device"]
+    if given["math"] is not None:
+        arguments["math"] = given["math"]
     if given["link_bandwidth"] is not None:
         arguments["link_bandwidth"] = _bandwidth(given["link_bandwidth"])
     return arguments | {"optimizer": made}
@@ -166,7 +175,14 @@ def _bandwidth(text: str) -> int:
 def _trainer(net: Network, resume: str | None, arguments: dict[str, Any]) -> Trainer:
     from vdnn.train import Trainer
 
-    return Trainer.load(resume, net=net, **arguments) if resume else Trainer(net, **arguments)
+    math = arguments.pop("math", "fp32")
+    if arguments.get("device") == "cuda":
+        from vdnn.memory.cuda import CudaDevice
+
+        arguments["device"] = CudaDevice(net, math=math)
+    trainer = Trainer.load(resume, net=net, **arguments) if resume else Trainer(net, **arguments)
+    trainer.device.timed = True  # the report says how much of the copying was hidden
+    return trainer
 
 
 def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | None) -> None:

@@ -64,6 +64,56 @@ class Roofline:
         return nbytes / self.copy_bytes_per_second + self.copy_latency_seconds
 
 
+CORES = {70: 64, 72: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
+ATTAINED = 0.8  # of the published rates; what is not measured on a GPU is bound by memory, and comes about so near
+
+
+@dataclass(frozen=True)
+class DeviceCost:
+    """Times on the very device that runs the plan: convolutions as cuDNN's search measured them on it, copies as the
+    link was measured, all else by the device's published rates.
+    """
+
+    rates: Roofline
+    offload_bytes_per_second: float
+    prefetch_bytes_per_second: float
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any], link: Any) -> DeviceCost:
+        """From what a driver says of its device (see CupyDriver.describe), and a measured link."""
+        cores = CORES.get(about["compute_capability"], 128) * about["multiprocessors"]
+        rates = Roofline(
+            name=about["name"],
+            flops_per_second=2.0 * cores * about["clock_hertz"],
+            bytes_per_second=about["memory_bytes_per_second"],
+            attained=ATTAINED,
+            copy_bytes_per_second=min(link.offload, link.prefetch),
+            launch_seconds=3e-6,
+            copy_latency_seconds=link.latency,
+            memory_bytes=about["memory_bytes"],
+        )
+        return cls(rates, link.offload, link.prefetch)
+
+    @property
+    def name(self) -> str:
+        """The device's name."""
+        return self.rates.name
+
+    @property
+    def memory_bytes(self) -> int:
+        """All memory of the device."""
+        return self.rates.memory_bytes
+
+    def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
+        """As measured, if the algorithm says; else by the rates."""
+        return op.algorithm(algorithm).seconds or self.rates.op_seconds(tape, op, algorithm)
+
+    def copy_seconds(self, nbytes: int, kind: str) -> float:
+        """Seconds to copy `nbytes` that way."""
+        bandwidth = self.offload_bytes_per_second if kind == "offload" else self.prefetch_bytes_per_second
+        return nbytes / bandwidth + self.rates.copy_latency_seconds
+
+
 @cache
 def _table() -> dict[str, dict[str, Any]]:
     text = files("vdnn.memory").joinpath("hardware.json").read_text(encoding="utf-8")

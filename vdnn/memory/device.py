@@ -85,6 +85,10 @@ class Device(ABC):
         """Times by which plans for this device are decided."""
 
     @abstractmethod
+    def limit(self, budget: int) -> None:
+        """Take no more than `budget` bytes of device memory while plans are made."""
+
+    @abstractmethod
     def free_bytes(self) -> int:
         """Bytes that the arena could take, what it has already among them."""
 

@@ -103,6 +103,9 @@ class HostDevice(Device):
         """The published figures of a CPU."""
         return roofline("host")
 
+    def limit(self, budget: int) -> None:
+        """Nothing to do: making a plan takes no memory of the arena's kind."""
+
     def free_bytes(self) -> int:
         """Bytes of memory that this process could still take: what is available, within its control group's limit."""
         return free_memory()
