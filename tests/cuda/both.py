@@ -30,7 +30,9 @@ class OneBlockDriver(EmulatedDriver):
 
 
 def cuda(driver):
-    return CudaKernels(driver, driver.new_stream(), None, None)
+    made = CudaKernels(driver, driver.new_stream(), None, None)
+    made.storages = ("nchw", "nhwc")  # our own source takes both
+    return made
 
 
 CUDA, BACKWARDS = cuda(EmulatedDriver()), cuda(EmulatedDriver(backwards=True))

@@ -162,7 +162,7 @@ def test_a_layout_that_is_assumed_is_found():
             if x.flags.c_contiguous:
                 y[0, 0, 0, 0] = 0
 
-    refuses(Wrong(), "with contiguous arrays, y differs")
+    refuses(Wrong(), "with arrays stored nchw, y differs")
 
 
 def test_a_dx_that_may_be_none_is_tried():

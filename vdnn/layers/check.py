@@ -31,7 +31,8 @@ def check_layer(
     * gradients agree with differences along random directions in float64, to `tolerance`, for every algorithm
     * forward twice gives the same bits (so it may be run again), and no call writes what it only reads
     * scratch and outputs may hold anything before (NaN), and no call writes outside its arrays
-    * contiguous and channels-last arrays agree; declared aliases change no bit; a dx of None is left out
+    * contiguous and channels-last arrays agree, where the kernels take both; declared aliases change no bit; a dx of
+      None is left out
     * float32 is near float64; `evaluate` and `update_statistics` run
 
     labels    what a loss compares with; default random.  kernels: default vdnn's NumPy kernels.
@@ -49,7 +50,8 @@ def check_layer(
     _check_values(layer, first)
     _check_gradients(trial, first, tolerance)
     _compare(layer, "a second run", first, trial.run("float64", fill=0x3C), 0)
-    _compare(layer, "contiguous arrays", first, trial.run("float64", storage="nchw"), SAME)
+    for other in set(kernels.storages) - {kernels.storage}:
+        _compare(layer, f"arrays stored {other}", first, trial.run("float64", storage=other), SAME)
     for out, into in layer.inplace.items():
         _compare(layer, f"{out} in the place of {into}", first, trial.run("float64", alias={out: into}), 0)
     for name in trial.optional_gradients():
@@ -171,7 +173,7 @@ class _Trial:
         self,
         dtype: str,
         *,
-        storage: str = "nhwc",
+        storage: str = "",
         fill: int = 0xFF,
         alias: Mapping[str, str] | None = None,
         without: str = "",
@@ -180,6 +182,7 @@ class _Trial:
         phases: list[str] | None = None,
     ) -> dict[str, Array]:
         """Call the phases with fresh arrays; gives {array written: its values}, evaluate's output as `evaluate.y`."""
+        storage = storage or self.kernels.storage
         memory, arrays, results = _Memory(fill), dict[str, Array | None](), dict[str, Array]()
         given = {**self.values, **(moved or {})}
         for name, value in given.items():

@@ -70,6 +70,7 @@ class CudaKernels(
             raise ValueError(f"storage={storage!r} is none of {', '.join(STORAGES)}")
         super().__init__(driver, stream)
         self.convolutions, self.blas = convolutions, blas
+        self.storages = (storage or MATHS[math],)  # cuDNN has other algorithms, and workspaces, for another
         self.math, self.storage, self.deterministic = math, storage or MATHS[math], deterministic
 
     @classmethod

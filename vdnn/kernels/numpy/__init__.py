@@ -39,6 +39,7 @@ class NumpyKernels(
 
     name = "numpy"
     storage = "nhwc"
+    storages = ("nhwc", "nchw")  # that single kernels take as well
     xp: Any = numpy
 
     def __init__(self, threads: int | None = None) -> None:
