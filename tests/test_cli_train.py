@@ -69,16 +69,16 @@ def same_files(left, right):
 @pytest.fixture
 def interrupted(monkeypatch):
     """A function that has Ctrl-C pressed during the step of that number, from 1."""
-    whole = Trainer._ended
+    whole = Trainer.settle
 
     def at(number, presses=1):
-        def ended(self, pending):
-            if self.steps_done == number:
+        def settle(self):
+            if self._running is not None and self.steps_done == number:
                 for _ in range(presses):
                     signal.raise_signal(signal.SIGINT)
-            return whole(self, pending)
+            whole(self)
 
-        monkeypatch.setattr(Trainer, "_ended", ended)
+        monkeypatch.setattr(Trainer, "settle", settle)
 
     yield at
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

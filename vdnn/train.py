@@ -190,7 +190,9 @@ class Trainer:
             plan = self._feed(images, labels, "step")
             self.settle()
             loss = Loss(self.settle)
-            self._running = _Running(begin(plan, self.device, self.device.timed), plan, loss, self.position)
+            with self._rescuing(plan):
+                pending = begin(plan, self.device, self.device.timed)
+            self._running = _Running(pending, plan, loss, self.position)
             self.steps_done += 1
             if not self.device.asynchronous:
                 self.settle()
@@ -204,7 +206,8 @@ class Trainer:
             running, self._running = self._running, None
             done = False
             try:
-                self.trace = self._ended(running.pending)
+                with self._rescuing(running.plan):
+                    self.trace = running.pending.finish()
                 value = float(self.device.read(running.plan, self.net.loss.y.name)[0])
                 if not math.isfinite(value):
                     raise TrainingError(
@@ -219,15 +222,17 @@ class Trainer:
                     self.steps_done -= 1
                     self.position = running.position
 
-    def _ended(self, pending: Pending) -> Trace | None:
-        """The step's trace, once it is over.  If the GPU was lost with it, what can be saved is."""
+    @contextmanager
+    def _rescuing(self, plan: Plan) -> Iterator[None]:
+        """If the device is lost in the block, save what can be saved, and say where."""
+        was_lost = self.device.lost
         try:
-            return pending.finish()
+            yield
         except Exception as error:
-            if getattr(self.device, "lost", False):
+            if self.device.lost and not was_lost:
                 from vdnn.checkpoint import rescue
 
-                raise TrainingError(f"{error}; {rescue(self, pending.plan)}") from error
+                raise TrainingError(f"{error}; {rescue(self, plan)}") from error
             raise
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:

@@ -76,7 +76,6 @@ class CudaDevice(Device):
         self.graph_refusal = ""
         self.running: CudaRun | None = None  # what the GPU works on
         self.latest: CudaRun | None = None  # what was begun last; open until whoever began it has seen its end
-        self.lost = False
         self.closed = False
         self.block = NOTHING
         self._host: Array = np.zeros(0, np.uint8)
@@ -206,7 +205,11 @@ class CudaDevice(Device):
     def _start(self, plan: Plan, bound: Bound, timed: bool) -> CudaRun:
         if id(plan) not in self._schedules:
             self._schedules[id(plan)] = Schedule(bound, self)
-        self.running = self.latest = CudaRun(self._schedules[id(plan)], self.slot, timed)
+        try:
+            self.running = self.latest = CudaRun(self._schedules[id(plan)], self.slot, timed)
+        except Exception:
+            self._synchronize(self.streams["compute"])  # says so if the GPU failed before
+            raise
         return self.running
 
     def _synchronize(self, what: Any) -> None:

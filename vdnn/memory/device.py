@@ -59,6 +59,7 @@ class Device(ABC):
         self.held: dict[str, tuple[int, int]] = {}  # {resident buffer: its bytes in the arena}
         self.bytes_in_use = 0
         self.torn = False  # whether a failed step left weights that could not be put back
+        self.lost = False  # whether the device failed, with all that was on it
         self.slot = 0  # which place the inputs are written to
         self.settle: Callable[[], None] = lambda: None  # whoever began a step sets what must be done before the next
         self._bound: dict[int, Bound] = {}

@@ -5,6 +5,7 @@ Addresses are plain integers, so that nothing above this file depends on CuPy; t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,9 +37,25 @@ def missing() -> str:
         import cupy
     except ImportError as error:
         return f"CuPy is not installed ({error}); pip install 'vdnn[cuda12x]' or 'vdnn[cuda13x]'"
-    if not cupy.cuda.is_available():
-        return "CuPy finds no CUDA device with a driver that it can use"
-    return ""
+    if cupy.cuda.is_available():
+        return ""
+    runtime = cupy.cuda.runtime
+    try:
+        has, needs = int(runtime.driverGetVersion()), int(runtime.runtimeGetVersion())
+        if has == 0:
+            return "CuPy finds no NVIDIA driver"
+        if has // 1000 < needs // 1000:
+            return f"the NVIDIA driver is for CUDA {_version(has)}; this CuPy needs CUDA {_version(needs)}"
+        count = int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        return f"CuPy finds no CUDA device: {error}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"CuPy can use none of {count} CUDA devices" + (f" (CUDA_VISIBLE_DEVICES={visible})" if visible else "")
+
+
+def _version(number: int) -> str:
+    """CUDA's version numbers as people write them: 12090 is 12.9."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 class CupyDriver:
@@ -70,7 +87,7 @@ class CupyDriver:
     def versions(self) -> dict[str, str]:
         """Versions of the driver, the runtime and CuPy."""
         numbers = {"driver": self.runtime.driverGetVersion(), "runtime": self.runtime.runtimeGetVersion()}
-        return {k: f"{n // 1000}.{n % 1000 // 10}" for k, n in numbers.items()} | {"cupy": self.xp.__version__}
+        return {k: _version(int(n)) for k, n in numbers.items()} | {"cupy": self.xp.__version__}
 
     def describe(self) -> dict[str, Any]:
         """The device's published figures: clocks in hertz, sizes in bytes, bandwidth in bytes per second."""
