@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench kernels fragmentation least-budget clean
+.PHONY: help demo test cupy lint bench kernels fragmentation least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -15,6 +15,8 @@ demo: $(VENV)/plot.stamp  ## train a small network in less memory than it needs
 
 test: $(VENV)/test.stamp  ## run the tests (no GPU needed)
 	$(BIN)/python -m pytest
+
+cupy: $(VENV)/cupy.stamp  ## add CuPy (137 MB) to the tests' environment: more of them run then, still without a GPU
 
 lint: $(VENV)/dev.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -32,6 +34,13 @@ fragmentation: $(VENV)/plot.stamp  ## arena against peak: every model, every pol
 
 least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that plans, against everything kept
 	$(BIN)/python experiments/least_budget.py vgg16 --batch 32
+
+# These two use the Python that is there, with its CuPy, cuDNN and PyTorch: nothing is installed.
+gpu-test:  ## test everything on this machine's GPU; writes experiments/results/gpu_test.json
+	PYTHONPATH=. $(PYTHON) experiments/gpu_test.py
+
+gpu-bench:  ## measure this machine's GPU, alone and against PyTorch; writes experiments/results/gpu_bench.json
+	PYTHONPATH=. $(PYTHON) experiments/gpu_bench.py
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)
