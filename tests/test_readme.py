@@ -36,6 +36,8 @@ def test_python_runs_by_itself(number, tmp_path, monkeypatch):
 def test_a_command_exits_with_0(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+    if "--device cuda" in line and "no GPU can be used" in result.stderr:
+        pytest.skip(result.stderr.strip())
     assert result.exit_code == 0, result.stderr
 
 
