@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from vdnn import Trainer
 from vdnn.__main__ import main
+from vdnn.kernels.cuda.driver import missing
 
 NET = """
 import vdnn
@@ -280,3 +281,28 @@ def test_training_that_diverges_has_status_1():
     result = train(*TINY, "--learning-rate", 1e38)
     assert result.exit_code == 1
     assert "lower the learning rate" in result.stderr
+
+
+# ---- a GPU
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--math", "tf32"), "--math tf32 is for --device cuda"),
+        (("--device", "cuda", "--threads", 2), "--threads is for --device host"),
+        (("--device", "cuda", "--link-bandwidth", "1GB"), "--link-bandwidth is for --device host"),
+    ],
+)
+def test_options_of_another_device_are_refused(options, message):
+    result = train("tiny:net", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_without_a_gpu_the_command_says_why():
+    if not missing():
+        pytest.skip("there is a GPU")
+    result = train("tiny:net", "--device", "cuda")
+    assert result.exit_code == 1
+    assert "no GPU can be used: CuPy" in result.stderr

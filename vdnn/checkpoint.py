@@ -20,6 +20,7 @@ import vdnn.layers
 from vdnn import optimizers, schedules
 from vdnn.layers.base import Layer
 from vdnn.memory.decisions import DecisionError
+from vdnn.memory.device import DeviceError
 from vdnn.memory.policy import PolicyError
 from vdnn.network import Network
 
@@ -130,7 +131,7 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     else:
         _check_layers(path, about["network"]["layers"], net)
     saved = {"seed": about["seed"], **about["options"]}
-    _settle_device(saved, options, net)
+    _settle_device(path, saved, options, net)
     if saved["policy"] is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
     if "optimizer" not in options:
@@ -150,7 +151,9 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     return trainer
 
 
-def _settle_device(saved: dict[str, Any], options: Mapping[str, Any], net: Network) -> None:
+def _settle_device(
+    path: str | os.PathLike[str], saved: dict[str, Any], options: Mapping[str, Any], net: Network
+) -> None:
     """The device that was saved, unless another is asked for, which has algorithms of its own."""
     was = saved.pop("device")
     name = was["name"]
@@ -159,7 +162,12 @@ def _settle_device(saved: dict[str, Any], options: Mapping[str, Any], net: Netwo
         if name == "cuda":
             from vdnn.memory.cuda import CudaDevice
 
-            saved["device"] = CudaDevice(net, **{k: v for k, v in was.items() if k != "name"})
+            try:
+                saved["device"] = CudaDevice(net, **{k: v for k, v in was.items() if k != "name"})
+            except DeviceError as error:
+                raise CheckpointError(
+                    f"{path} was saved on a GPU, and {error}; load(path, device='host') goes on here, by other kernels"
+                ) from error
     asked = options.get("device", name)
     if getattr(asked, "name", asked) != name:
         del saved["algorithms"]

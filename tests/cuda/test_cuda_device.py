@@ -15,7 +15,7 @@ from networks import CLASSES, NETWORKS, chain, norm_dropout, residual
 from safetensors.numpy import load_file
 
 import vdnn
-from vdnn.kernels.cuda.driver import CudaError
+from vdnn.kernels.cuda.driver import CudaError, missing
 from vdnn.memory.cuda import CudaDevice
 
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available())
@@ -305,8 +305,6 @@ def test_a_percentage_is_of_what_is_free_now():
 
 
 def test_without_a_gpu_the_reason_is_given():
-    from vdnn.kernels.cuda.driver import missing
-
     if not missing():
         pytest.skip("there is a GPU")
     with pytest.raises(vdnn.DeviceError, match="no GPU can be used: CuPy"):
@@ -324,6 +322,9 @@ def test_a_checkpoint_goes_on_bit_for_bit_and_on_another_device_nearly(tmp_path,
     losses = [float(trainer.step(*batch)) for batch in batches(net)[:2]]
     trainer.step(*batches(net)[2])  # still running when it is saved
     trainer.save(tmp_path / "part")
+    if missing():
+        with pytest.raises(vdnn.CheckpointError, match=r"was saved on a GPU.*load\(path, device='host'\)"):
+            vdnn.Trainer.load(tmp_path / "part", net=net)
     again = vdnn.Trainer.load(tmp_path / "part", net=net, device=emulated_device(net), policy="keep_all")
     assert again.steps_done == 3
     for name, value in kept[norm_dropout][1].items():

@@ -153,6 +153,9 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
     arguments = {name: given[name] for name in named if given[name] is not None}
     if given["math"] is not None and given["device"] != "cuda":
         raise click.UsageError(f"--math {given['math']} is for --device cuda")
+    for name in ("threads", "link_bandwidth"):
+        if given[name] is not None and given["device"] == "cuda":
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --device host; a GPU has its own")
     if given["device"] is not None:
         arguments["device"] = given["device"]
     if given["math"] is not None:
