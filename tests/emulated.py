@@ -111,6 +111,7 @@ class EmulatedDriver:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         assert 0 <= offset <= offset + nbytes <= block.nbytes, (offset, nbytes, block.nbytes)
         raw = (ctypes.c_ubyte * max(1, nbytes)).from_address(block.address + offset)
+        raw.owner = block.owner  # as CuPy's arrays, this one keeps the memory
         array = np.frombuffer(raw, np.uint8, nbytes).view(dtype)
         if strides is None:
             return array.reshape(shape)

@@ -28,14 +28,18 @@ class Loss(Real):
 
     def __init__(self, wait: Callable[[], None]) -> None:
         self.value: float | None = None
-        self._wait = wait
+        self._wait: Callable[[], None] | None = wait
 
     def __float__(self) -> float:
-        if self.value is None:
+        if self.value is None and self._wait is not None:
             self._wait()
         if self.value is None:
             raise RuntimeError("the step that was to give this loss failed")
         return self.value
+
+    def set(self, value: float) -> None:
+        """The number is known; nothing that it was waited for by is held any more."""
+        self.value, self._wait = value, None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.asarray(float(self), dtype)

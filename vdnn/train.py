@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ class _Running:
     position: int
 
 
+def _settling(trainer: weakref.ref[Trainer]) -> Callable[[], None]:
+    """Settle the trainer, if there still is one: a device does not keep it."""
+
+    def settle() -> None:
+        there = trainer()
+        if there is not None:
+            there.settle()
+
+    return settle
+
+
 class Trainer:
     """Trains `net` within `budget` bytes of device memory.
 
@@ -96,7 +108,7 @@ class Trainer:
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.optimizer = optimizers.get(optimizer or "momentum")
         self.device = self._device(device, threads, link_bandwidth, deterministic)
-        self.device.settle = self.settle
+        self.device.settle = _settling(weakref.ref(self))
         if net.labels is None:
             raise LayerError(f"{net.name} has no loss layer; add SoftmaxCrossEntropy() or MeanSquaredError() last")
         self._labels = net.labels
@@ -142,9 +154,9 @@ class Trainer:
 
     def plan_for(self, batch: int, purpose: str = "step") -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
+        if self._running is not None and self._running.plan is not self.plans.made.get((batch, purpose)):
+            self.settle()  # before a plan is made, too: to measure algorithms takes a device that is idle
         plan = self.plans.get(batch, purpose)
-        if self._running is not None and self._running.plan is not plan:
-            self.settle()
         # fewer samples may need a larger workspace
         self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan))
         return plan
@@ -215,7 +227,7 @@ class Trainer:
                         f"{self.optimizer.rate(self.steps_done - 1):g}); {self.device.take_back(running.plan)}; "
                         f"lower the learning rate"
                     )
-                running.loss.value = value
+                running.loss.set(value)
                 done = True
             finally:
                 if not done:

@@ -20,13 +20,14 @@ class FakeCudnn(Stub):
 
     needs    {(title of the phase, number of the algorithm): bytes of workspace}, else 0
     refused  {(title, number): status}
+    measured {(title, number): status} that finding gives an algorithm, else 0
     maths    the math types that finding tries
     """
 
     def __init__(self, folder, number=92800):
         super().__init__("cudnn", folder, "libcudnn.so.9")
         self.number, self.needs, self.refused, self.maths = number, {}, {}, (3,)
-        self.things, self.kernels = {}, NumpyKernels(1)
+        self.measured, self.things, self.kernels = {}, {}, NumpyKernels(1)
         for kind in KINDS:
             setattr(self, f"cudnnCreate{kind}Descriptor", partial(self.create, f"cudnn{kind}Descriptor_t"))
             setattr(self, f"cudnnDestroy{kind}Descriptor", self.destroy)
@@ -88,7 +89,7 @@ class FakeCudnn(Stub):
         put(ctypes.c_int, count, len(wanted))
         for i, (number, math) in enumerate(wanted):
             ms = 10.0 + number + 100 * len(self.called(f"cudnnFindConvolution{title}AlgorithmEx")) - math / 4
-            record = AlgoPerf(number, 0, ms, 77, number != 0, math)
+            record = AlgoPerf(number, self.measured.get((title, number), 0), ms, 77, number != 0, math)
             ctypes.memmove(records + i * ctypes.sizeof(AlgoPerf), ctypes.byref(record), ctypes.sizeof(AlgoPerf))
 
     def find(self, title, handle, a, pa, b, pb, convolution, c, pc, most, count, records, workspace, size):

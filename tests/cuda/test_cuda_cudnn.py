@@ -181,6 +181,19 @@ def test_of_several_math_types_each_worth_having_is_named(fake, tmp_path):
     assert {c.name for c in engine.candidates("forward", PROBLEM)} == {"implicit_gemm", "implicit_precomp_gemm"}
 
 
+def test_in_fp32_times_of_fused_multiply_add_count_where_there_are_others(fake, tmp_path):
+    fake.maths = (
+        0,
+        3,
+    )  # the default type, which may be of tensor cores, comes first and is faster by what the stub says
+    plain = convolutions(fake, tmp_path).candidates("forward", PROBLEM)
+    fake.maths = (3,)
+    assert [c.name for c in plain] == [
+        c.name for c in convolutions(fake, tmp_path / "a").candidates("forward", PROBLEM)
+    ]
+    assert plain[0].seconds == pytest.approx((10 + 200 - 0.75) / 1e3)
+
+
 def test_where_no_algorithm_can_work_the_reason_is_told(fake, tmp_path):
     fake.refused = {("Forward", n): 3000 for n in range(8)}
     with pytest.raises(
@@ -193,7 +206,7 @@ def test_where_no_algorithm_can_work_the_reason_is_told(fake, tmp_path):
 def test_a_status_is_told_with_the_function_that_gave_it(name, fake, tmp_path):
     fake.failing = {name: 4000}
     if "WorkspaceSize" in name:
-        name = "the workspace size of"
+        name = "every algorithm"
     arrays = [np.ones(s, np.float32) for s in (PROBLEM.x, PROBLEM.w, PROBLEM.y)]
     x, w, y = (a.ctypes.data for a in arrays)
     with pytest.raises(CudaError, match=rf"{name}.* failed: STUB_STATUS_4000 \(4000\): so it is"):  # noqa: PT012

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 
 import vdnn
 from vdnn.kernels.cuda.driver import CudaError, missing
+from vdnn.kernels.cuda.link import link_of
+from vdnn.memory import cuda
 from vdnn.memory.cuda import CudaDevice
 
 pytestmark = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available())
@@ -208,6 +210,71 @@ def test_a_timed_step_has_a_trace_and_another_has_none():
             assert event.start >= trace.events[wait].finish
 
 
+# ---- memory
+
+
+def test_a_closed_device_gives_its_memory_back_though_others_still_refer_to_it():
+    net = chain()
+    driver = EmulatedDriver()
+    trainer = trainer_of(net, driver=driver)
+    losses = [trainer.step(*batch) for batch in batches(net)]
+    device = trainer.device
+    assert driver.allocated >= trainer.plan.arena_bytes
+    trainer.close()
+    assert driver.allocated == 0
+    assert device.arena_bytes == 0
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_a_trainer_that_nobody_uses_any_more_makes_room_for_another(monkeypatch):
+    monkeypatch.setattr(cuda, "link_of", lambda driver, streams: link_of(driver, streams, 512))
+    net = chain()
+    driver = EmulatedDriver()
+    first = trainer_of(net, driver=driver)
+    float(first.step(*batches(net)[0]))
+    driver.total = driver.allocated + 4096  # there is no room for a second slab beside the first
+    del first
+    again = trainer_of(net, driver=driver)
+    assert again.step(*batches(net)[0]) > 0
+
+
+def test_growing_gives_the_old_slab_back_first():
+    net = chain()
+    trainer = trainer_of(net)
+    device, driver = trainer.device, trainer.device.driver
+    float(trainer.step(*batches(net)[0]))
+    weights = {name: value.copy() for name, value in trainer.weights.items()}
+    driver.total = driver.allocated + 4096
+    device.grow(device.arena_bytes + 2048, 0)
+    for name, value in weights.items():
+        assert trainer.weights[name].tobytes() == value.tobytes(), name
+
+
+def test_measuring_may_take_what_the_arena_leaves_of_the_budget():
+    net = chain()
+    trainer = vdnn.Trainer(net, "keep_all", budget="10MiB", device=emulated_device(net), optimizer=OPTIMIZER)
+    assert {limit for _, _, limit in trainer.device.kernels.convolutions.asked} == {10 << 20}
+    assert trainer.device.kernels.find_limit == (10 << 20) - trainer.device.arena_bytes
+
+
+def test_what_works_in_place_is_handed_one_array_and_not_two_on_the_same_bytes():
+    """CuPy copies an input that shares bytes with the output, which allocates, unless they are one object."""
+    net = vdnn.Network((2, 3, 4, 4))
+    x = net.add(vdnn.layers.Sigmoid(), net.add(vdnn.layers.Conv2d(4, 3), net.input))
+    net.add(vdnn.layers.SoftmaxCrossEntropy(), net.add(vdnn.layers.Linear(5), net.add(vdnn.layers.Flatten(), x)))
+    trainer = trainer_of(net)
+    bound = trainer.device.load(trainer.plan)
+    shared = 0
+    for i, step, op in trainer.plan.computes():
+        if step.name.startswith("sigmoid"):
+            given = bound.actions[i].keywords
+            pair = ("x", "y") if op.phase == "forward" else ("dy", "dx")
+            assert given[pair[0]] is given[pair[1]]
+            shared += 1
+    assert shared == 2
+    assert trainer.step(*batches(net, 1)[0]) > 0
+
+
 # ---- failures
 
 
@@ -254,6 +321,31 @@ def test_a_failure_while_a_step_is_issued_restores_everything(monkeypatch, kept)
         assert trainer.weights[name].tobytes() == value.tobytes(), name
     losses += [float(trainer.step(*batch)) for batch in batches(net)[1:]]
     assert losses == kept[chain][0]
+
+
+def test_an_undo_copy_that_failed_is_not_put_back():
+    class Failing(EmulatedDriver):
+        failing_at = -1
+
+        def copy(self, target, source, nbytes, kind, stream):
+            self.failing_at -= kind == "offload" and stream is self.streams[1]
+            if self.failing_at == -1 and kind == "offload":
+                self.failing_at = -2
+                raise KeyboardInterrupt
+            super().copy(target, source, nbytes, kind, stream)
+
+    net = chain()
+    trainer = trainer_of(net, driver=Failing())
+    before = {name: value.copy() for name, value in trainer.weights.items()}
+    plan = trainer.plan
+    copies = [i for i, s in enumerate(plan.steps) if s.kind == "offload"]
+    undone = next(n for n, i in enumerate(copies) if plan.steps[i].name in plan.tape.resident)
+    trainer.device.driver.failing_at = undone
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(*batches(net)[0])
+    assert not trainer.device.torn
+    for name, value in before.items():
+        assert trainer.weights[name].tobytes() == value.tobytes(), name
 
 
 def test_a_gpu_that_is_lost_leaves_a_file_and_is_not_used_again(tmp_path, monkeypatch):

@@ -201,6 +201,34 @@ def test_what_was_not_measured_is_not_kept(fake, findings, tmp_path):
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("failing", [range(8), [3]])
+def test_what_failed_for_want_of_memory_is_not_kept_and_tried_again(failing, fake, findings, tmp_path):
+    """A search that failed says nothing of the next one; with nothing measured, cudnn supposes."""
+    fake.measured = {("Forward", n): 5000 for n in failing}
+    first = start(fake, findings).candidates("forward", PROBLEM)
+    assert not list(tmp_path.rglob("*.json"))
+    assert any(c.seconds for c in first) == (len(failing) < 8)
+    fake.measured = {}
+    second = start(fake, findings).candidates("forward", PROBLEM)
+    assert all(c.seconds for c in second)
+    assert finds(fake) == 2
+    assert list(tmp_path.rglob("*.json"))
+
+
+def test_a_file_without_candidates_is_no_answer(fake, findings):
+    findings.save("forward", PROBLEM, 1 << 40, [])
+    assert start(fake, findings).candidates("forward", PROBLEM)
+    assert finds(fake) == 1
+
+
+def test_measuring_leaves_alone_what_is_not_free(fake, findings):
+    fake.needs = {("Forward", 4): 10_000}
+    driver = EmulatedDriver(eager=True, total=MARGIN + ARRAYS + 5000)
+    names = {c.name for c in start(fake, findings, driver).candidates("forward", PROBLEM, 1 << 40)}
+    assert names
+    assert "fft" not in names
+
+
 def test_algorithms_beyond_the_limit_are_left_out(fake, findings):
     fake.needs = {("Forward", 2): 70_000, ("Forward", 4): 10_000}
     names = [c.name for c in start(fake, findings).candidates("forward", PROBLEM, ARRAYS + 20_000)]

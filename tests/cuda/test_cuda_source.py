@@ -28,7 +28,7 @@ def nvrtc():
 def test_nvrtc_compiles_it_with_the_options_that_are_used(dtype, architecture):
     library, program = nvrtc(), ctypes.c_void_p()
     assert library.nvrtcCreateProgram(ctypes.byref(program), source().encode(), b"vdnn.cu", 0, None, None) == 0
-    options = [o.encode() for o in (*COMPILE, f"-DREAL={REALS[dtype]}", f"-arch={architecture}")]
+    options = [o.encode() for o in (*COMPILE, "-ftz=true", f"-DREAL={REALS[dtype]}", f"-arch={architecture}")]
     status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     size = ctypes.c_size_t()
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -67,13 +67,19 @@ class Bound:
     def _compute(self, i: int, op: Op, step: Step) -> Callable[[], Any]:
         tape, device = self.plan.tape, self.device
         arrays: dict[str, Array] = {}
+        views: dict[
+            Any, Array
+        ] = {}  # CuPy copies an input that shares bytes with the output, unless they are one object
         for argument, name in op.arguments.items():
             if name is None:
                 arrays[argument] = None
                 continue
-            view = device.view(self._at[tape.buffer_of[name]], tape.tensors[name])
-            arrays[argument] = view
-            self._note(i, view, name in op.reads, name in op.writes)
+            offset, tensor = self._at[tape.buffer_of[name]], tape.tensors[name]
+            place = offset, tensor.shape, tensor.dtype
+            if place not in views:
+                views[place] = device.view(offset, tensor)
+            arrays[argument] = views[place]
+            self._note(i, views[place], name in op.reads, name in op.writes)
         nbytes = op.algorithm(step.algorithm).workspace
         workspace = None
         if nbytes:

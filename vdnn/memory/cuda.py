@@ -5,7 +5,9 @@ A step is issued as a whole and runs by itself.  Its order is the plan's: an eve
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ class CudaDevice(Device):
             self.streams = {name: self.driver.new_stream() for name in STREAMS}
             make = kernels or CudaKernels.on
             made = make(self.driver, self.streams["compute"], math, storage, deterministic)
-        except CudaError as error:
+        except RuntimeError as error:  # CudaError, or CuPy's own
             raise DeviceError(f"no GPU can be used: {error}") from error
         super().__init__(network, optimizer, made, poison, delay, checked)
         self.timed = timed
@@ -81,13 +83,13 @@ class CudaDevice(Device):
         self._host: Array = np.zeros(0, np.uint8)
         self._schedules: dict[int, Schedule] = {}
         self._cost: Cost | None = None
+        self._budget: int | None = None
 
     # ---- memory
 
     def _take(self, arena_bytes: int, host_bytes: int) -> None:
-        self._schedules.clear()  # captured graphs hold addresses
-        self._bound.clear()  # and so do arrays, which would keep the old slab
-        self.block, self._host = NOTHING, np.zeros(0, np.uint8)
+        self._let_go()
+        gc.collect()  # trainers that nobody uses any more may hold slabs
         free, total = self.driver.memory_info()
         if arena_bytes > free:
             raise DeviceError(
@@ -98,11 +100,19 @@ class CudaDevice(Device):
         try:
             self.block = self.driver.allocate(arena_bytes)
             self._host = self.driver.allocate_pinned(host_bytes)
+            self._share_budget()
         except CudaError as error:
             self.block = NOTHING
             raise DeviceError(
                 f"no slabs of {arena_bytes} bytes on the device, {host_bytes} page-locked on the host: {error}"
             ) from error
+
+    def _let_go(self) -> None:
+        """Give both slabs back: whatever has an array of theirs would keep them."""
+        self._schedules.clear()
+        self._bound.clear()
+        self.running = self.latest = None
+        self.block, self._host = NOTHING, np.zeros(0, np.uint8)
 
     @property
     def arena_bytes(self) -> int:
@@ -123,11 +133,18 @@ class CudaDevice(Device):
 
     def free_bytes(self) -> int:
         """Bytes that the arena could take: what is free now, and what it has already, less a margin for CUDA itself."""
+        gc.collect()
         return max(0, int(self.driver.memory_info()[0]) + self.arena_bytes - self.driver.margin_bytes)
 
     def limit(self, budget: int) -> None:
         """Convolutions are measured within the budget too."""
-        self.kernels.find_limit = budget
+        self._budget = budget
+        self._share_budget()
+
+    def _share_budget(self) -> None:
+        """What the arena has is not there for measuring."""
+        if self._budget is not None:
+            self.kernels.find_limit = max(0, self._budget - self.arena_bytes)
 
     def view(self, offset: int, tensor: Tensor) -> Array:
         """The tensor at `offset` of the arena: logical shape, in the kernels' storage."""
@@ -193,7 +210,9 @@ class CudaDevice(Device):
         if self.closed:
             raise RuntimeError("this device was closed")
         if self.lost:
-            raise DeviceError("the GPU failed and what was on it is lost; start again from a checkpoint")
+            raise DeviceError(
+                "the GPU failed and what was on it is lost; start again, in a new process, from a checkpoint"
+            )
         if self.latest is not None and self.latest.is_open:
             raise RuntimeError("the step before is still running; exhaust or close its walk first")
 
@@ -249,10 +268,9 @@ class CudaDevice(Device):
                 self.finish()
         finally:
             self.closed = True
-            self._schedules.clear()
-            self._bound.clear()
-            self.block, self._host = NOTHING, np.zeros(0, np.uint8)
-            self.kernels.close()
+            self._let_go()
+            with suppress(CudaError) if self.lost else nullcontext():
+                self.kernels.close()
 
 
 def _like(view: Array) -> Array:

@@ -71,8 +71,8 @@ class CudaRun:
         return self.schedule.place.get(index, self.count) < self.count
 
     def finished(self, index: int) -> bool:
-        """Whether this step has ended: what was issued has, once the run was waited for."""
-        return not self.active and not self.device.lost and self.started(index)
+        """Whether this step has ended: what was issued whole has, once the run was waited for."""
+        return not self.active and not self.device.lost and self.started(index) and index != self.failed_at
 
     # ---- issuing
 

@@ -86,8 +86,10 @@ class CudaKernels(
 
     def close(self) -> None:
         """Give back the libraries' handles."""
-        for library in (self.convolutions, self.blas):
-            library.close()
+        try:
+            self.convolutions.close()
+        finally:
+            self.blas.close()
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from vdnn.kernels.cuda.driver import CudaError
+from vdnn.kernels.cuda.driver import Block, CudaError
 from vdnn.kernels.cuda.libraries import Cublas
 
 # The default mode never computes with fewer bits than the arrays have, so that it rules out TF32; the pedantic one (2)
@@ -37,7 +37,7 @@ class CublasProducts:
         self.library = library or Cublas(cuda_major(driver))
         self.library("cublasCreate_v2", ctypes.byref(self._handle))
         self.workspace_bytes = WORKSPACE
-        self._workspace = driver.allocate(WORKSPACE)
+        self._workspace: Block | None = driver.allocate(WORKSPACE)
         self.library("cublasSetStream_v2", self._handle, driver.handle(stream))
         # after the stream, since setting that goes back to the library's own workspace
         self.library("cublasSetWorkspace_v2", self._handle, self._workspace.address, WORKSPACE)
@@ -84,6 +84,7 @@ class CublasProducts:
     def close(self) -> None:
         """Give the handle back; the stream must be done with all products."""
         handle, self._handle = self._handle, ctypes.c_void_p()
+        self._workspace = None
         if handle:
             self.library("cublasDestroy_v2", handle)
 

@@ -113,21 +113,23 @@ class CudnnConvolutions:
         needs = self._needs(phase, problem)
         shapes = [getattr(problem, role) for role in PHASES[phase].operands]
         sizes = [-(-prod(shape) * numpy.dtype(problem.dtype).itemsize // ALIGNMENT) * ALIGNMENT for shape in shapes]
-        room = (self.driver.memory_info()[0] - MARGIN if limit is None else limit) - sum(sizes)
+        free = self.driver.memory_info()[0] - MARGIN
+        room = (free if limit is None else min(free, limit)) - sum(sizes)
         if room < 0:
             return self._ranked(phase, problem, needs)
         fitting = {name: n for name, n in needs.items() if n <= room}
         workspace = max(fitting.values(), default=0)
         kept = self.findings.load(phase, problem)
-        if kept and kept[0] >= workspace and all(needs.get(c.name) == c.workspace for c in kept[1]):
+        if kept and kept[1] and kept[0] >= workspace and all(needs.get(c.name) == c.workspace for c in kept[1]):
             return [c for c in kept[1] if c.name in fitting]
         try:
             scratch = self.driver.allocate(sum(sizes) + workspace)
         except CudaError:
             return self._ranked(phase, problem, needs)
-        measured = self._measured(phase, problem, fitting, sizes, scratch)
-        self.findings.save(phase, problem, workspace, measured)
-        return measured
+        measured, is_whole = self._measured(phase, problem, fitting, sizes, scratch)
+        if measured and is_whole:
+            self.findings.save(phase, problem, workspace, measured)
+        return measured or self._ranked(phase, problem, needs)
 
     def workspace(self, phase: str, problem: Problem, algorithm: str) -> int:
         """The exact bytes of workspace.  Raises ValueError for a name that the phase has not, CudaError if refused."""
@@ -208,16 +210,16 @@ class CudnnConvolutions:
             status, size = self._ask(phase, problem, algorithm)
             if status == 0 and size < ABSURD:
                 needs[algorithm] = size
-            elif status and status not in RULED_OUT:
-                self.library.check(f"the workspace size of {algorithm} for {phase}", status)
         if not needs:
             self.library.check(f"every algorithm for {phase} of {problem}", status)
         return needs
 
     def _measured(
         self, phase: str, problem: Problem, needs: Mapping[str, int], sizes: Sequence[int], scratch: Any
-    ) -> list[Candidate]:
-        """What cuDNN measures, in scratch for arrays of these sizes and a workspace behind them."""
+    ) -> tuple[list[Candidate], bool]:
+        """What cuDNN measures, in scratch for arrays of these sizes and a workspace behind them; and whether no
+        algorithm failed for want of memory, say, which another time it may not.
+        """
         pa, pb, pc, workspace = accumulate(sizes, initial=scratch.address)
         self.driver.fill(scratch.address, PATTERN, scratch.nbytes, self.stream)
         a, b, convolution, c, _ = self._prepare(phase, problem, PHASES[phase].algorithms[0])
@@ -226,7 +228,8 @@ class CudnnConvolutions:
             records = self._records(phase, function, a, pa, b, pb, convolution, c, pc, behind=(workspace, space))
         self.driver.synchronize(self.stream)
         found = answers(PHASES[phase], problem, needs, records, measured=True)
-        return sorted(found, key=lambda candidate: candidate.seconds)
+        is_whole = all(record.status == 0 or record.status in RULED_OUT for record in records)
+        return sorted(found, key=lambda candidate: candidate.seconds), is_whole
 
     def _ranked(self, phase: str, problem: Problem, needs: Mapping[str, int]) -> list[Candidate]:
         """What cuDNN supposes, without measuring."""

@@ -16,6 +16,7 @@ from vdnn.kernels.cuda.sources import REALS, source
 from vdnn.layers.base import Array
 
 ALIGNMENT = 512  # bytes
+CLOCK, BANDWIDTH = 1.5e9, 1e12  # hertz, bytes per second: a guess, of a device that tells neither
 MARGIN = 512 << 20  # bytes: what CUDA and its libraries still take when they first run a kernel of theirs
 # CuPy adds -ftz=true and lets nobody take it back: in float32 our kernels take numbers below 1.2e-38 for 0
 COMPILE = ("--std=c++17", "--fmad=true", "--device-as-default-execution-space")
@@ -97,13 +98,14 @@ class CupyDriver:
         def attribute(name: str) -> int:
             return int(runtime.deviceGetAttribute(getattr(runtime, f"cudaDevAttr{name}"), self.number))
 
-        transfers = 2e3 * attribute("MemoryClockRate")  # double data rate; the clock is in kHz
+        # clocks are in kHz, memory moves data twice in each; CUDA may say 0 where it does not know
+        clock, transfers = 1e3 * attribute("ClockRate"), 2e3 * attribute("MemoryClockRate")
         return {
             "name": self.name,
             "compute_capability": int(self.xp.cuda.Device(self.number).compute_capability),
             "multiprocessors": self.multiprocessors,
-            "clock_hertz": 1e3 * attribute("ClockRate"),
-            "memory_bytes_per_second": transfers * attribute("GlobalMemoryBusWidth") / 8,
+            "clock_hertz": clock or CLOCK,
+            "memory_bytes_per_second": transfers * attribute("GlobalMemoryBusWidth") / 8 or BANDWIDTH,
             "memory_bytes": self.memory_info()[1],
         }
 
@@ -117,7 +119,8 @@ class CupyDriver:
     def allocate(self, nbytes: int) -> Block:
         """Device memory straight from CUDA, no pool in between.  Raises CudaError."""
         try:
-            memory = self.xp.cuda.Memory(max(1, nbytes))
+            with self.xp.cuda.Device(self.number):
+                memory = self.xp.cuda.Memory(max(1, nbytes))
         except (self.runtime.CUDARuntimeError, MemoryError) as error:
             free, total = self.memory_info()
             raise CudaError(
@@ -224,7 +227,8 @@ class CupyDriver:
     @contextmanager
     def using(self, stream: Any) -> Iterator[None]:
         """Inside, array functions work on `stream`, and an attempt to allocate device memory is refused."""
-        with stream, self.xp.cuda.using_allocator(_refuse):
+        # the current device, like the stream and the allocator, is the thread's own
+        with self.xp.cuda.Device(self.number), stream, self.xp.cuda.using_allocator(_refuse):
             yield
 
     @contextmanager
@@ -235,8 +239,12 @@ class CupyDriver:
         there as well.  Arrays of one base stay views of one base.
         """
         there: dict[int, tuple[Array, Array]] = {}
-        moved = {}
+        moved: dict[str, Array] = {}
         for name, array in arrays.items():
+            same = next((other for other, a in arrays.items() if a is array and other in moved), "")
+            if same:
+                moved[name] = moved[same]
+                continue
             root = array
             while isinstance(root.base, np.ndarray):
                 root = root.base
@@ -253,6 +261,9 @@ class CupyDriver:
         self.synchronize(stream)
         for root, device in there.values():
             root.reshape(-1).view(np.uint8)[...] = device.get()
+        moved.clear()
+        there.clear()
+        self.xp.get_default_memory_pool().free_all_blocks()  # what the pool keeps would not count as free
 
     # ---- graphs
 
