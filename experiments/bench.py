@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 
 import click
@@ -63,15 +62,15 @@ def planning(repeats: int) -> Table:
     return table
 
 
-def without_kernels(trainer: vdnn.Trainer) -> float:
-    """Seconds that the trainer's plan takes when its kernels and copies do nothing: what running it costs by itself.
-
-    Less noisy than a ratio of whole steps.  The trainer is of no use afterwards.
-    """
+def without_kernels(net: vdnn.Network) -> float:
+    """Seconds to run a plan whose steps all do nothing: what running one costs beside the kernels."""
+    trainer = vdnn.Trainer(net, "keep_all", optimizer="momentum", undo=False)
     bound = trainer.device.load(trainer.plan)
-    lanes = {stream: [replace(entry, action=int) for entry in lane] for stream, lane in bound.program.lanes.items()}
-    bound.program = replace(bound.program, lanes=lanes)
-    return median(seconds(lambda: vdnn.execute(trainer.plan, trainer.device)) for _ in range(100))
+    for i in bound.actions:
+        bound.actions[i] = int
+    took = median(seconds(lambda: vdnn.execute(trainer.plan, trainer.device)) for _ in range(100))
+    trainer.close()
+    return took
 
 
 def running(repeats: int) -> Table:
@@ -84,9 +83,7 @@ def running(repeats: int) -> Table:
         trainer = vdnn.Trainer(net, "keep_all", optimizer="momentum", undo=False)
         images, labels = synthetic(net.input.shape[1:], net.scores.shape[1], batch)
         trainer.step(images, labels)
-        lanes = trainer.device.load(trainer.plan).program.lanes
-        entries = sorted((entry for lane in lanes.values() for entry in lane), key=lambda entry: entry.index)
-        calls = [entry.action for entry in entries]
+        calls = list(trainer.device.load(trainer.plan).actions.values())
         kernels = trainer.device.kernels
 
         def loop(kernels: NumpyKernels = kernels, calls: list[Callable[[], object]] = calls) -> None:
@@ -100,7 +97,7 @@ def running(repeats: int) -> Table:
         times = [(seconds(loop), seconds(plan)) for _ in range(repeats)]
         bare, planned = (median(column) for column in zip(*times, strict=True))
         ratio = median(p / b for b, p in times)
-        empty = without_kernels(trainer)
+        empty = without_kernels(net)
         figures = [f"{1e3 * bare:.2f}", f"{1e3 * planned:.2f}", f"{ratio:.3f}", f"{1e3 * empty:.2f}"]
         table.add_row(name, str(batch), str(len(calls)), *figures, f"{empty / planned:.2%}")
         trainer.close()
