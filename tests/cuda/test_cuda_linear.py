@@ -8,12 +8,13 @@ import pytest
 from cuda_doubles import emulated_kernels
 from emulated import EmulatedDriver
 
+from vdnn.kernels.cuda.linear import _columns
 from vdnn.layers import Linear, check_layer
 
 if emulator.available():
     pytest.skip(emulator.available(), allow_module_level=True)
 
-SHAPES = [(1, 1, 1), (3, 5, 2), (9, 20, 33), (70, 4, 100), (2, 6, 700)]  # N, IN, OUT
+SHAPES = [(1, 1, 1), (3, 5, 2), (9, 20, 33), (70, 4, 100), (2, 6, 700), (300, 2, 10)]  # N, IN, OUT
 
 
 def kernels_of(**options):
@@ -65,8 +66,12 @@ def test_bits_do_not_depend_on_the_order_of_threads(shape):
 def test_sums_over_large_batches_keep_their_digits():
     kernels = kernels_of(eager=True)
     dy, db = np.full((50_000, 2), 0.1, np.float32), np.zeros(2, np.float32)
-    kernels.launch("linear_column_sums", dy, 1, dy, db, *dy.shape)
+    kernels.launch("linear_column_sums", dy, 1, dy, db, *dy.shape, 2)
     assert np.abs(db - 50_000 * np.float64(np.float32(0.1))).max() < 1e-3
+
+
+def test_few_columns_are_summed_by_many_blocks_and_many_by_whole_sectors():
+    assert [_columns(K) for K in (1, 10, 64, 100, 255, 256, 1000)] == [1, 1, 2, 2, 4, 8, 8]
 
 
 def test_matrices_with_gaps_or_of_other_types_are_refused():

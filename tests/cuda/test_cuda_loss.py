@@ -4,6 +4,7 @@ from both import BACKWARDS, CUDA, KERNELS, ONE_BLOCK, call, few, images, near, n
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdnn.kernels.cuda import loss
 from vdnn.layers import MeanSquaredError, SoftmaxCrossEntropy, check_layer
 
 
@@ -11,7 +12,7 @@ def cross_entropy(kernels, x, labels, is_in_place=False):
     """(y, p, dx)"""
     x, labels = np.array(x, getattr(x, "dtype", "float32")), np.array(labels, "int64")
     y, p = np.full(1, np.nan, x.dtype), x if is_in_place else np.full_like(x, np.nan)
-    call(kernels, "softmax_cross_entropy", x, labels, p, y)
+    call(kernels, "softmax_cross_entropy", x, labels, p, y, scratch=("float32", x.shape))
     dx = p.copy() if is_in_place else np.full_like(x, np.nan)
     call(kernels, "softmax_cross_entropy_backward", dx if is_in_place else p, labels, dx)
     return y, p, dx
@@ -40,8 +41,21 @@ def test_loss_has_float64s_value_and_no_order_of_threads_matters(N, K):
     first = cross_entropy(CUDA, x, labels)
     assert first[0][0] == pytest.approx(rows.mean(), rel=1e-6)
     assert first[1].sum(axis=1) == pytest.approx(np.ones(N), abs=1e-6)
-    for kernels in (BACKWARDS, ONE_BLOCK):
-        assert all(same(a, b) for a, b in zip(cross_entropy(kernels, x, labels), first, strict=True))
+    for kernels in (CUDA, BACKWARDS, ONE_BLOCK):
+        for is_in_place in (False, True):
+            found = cross_entropy(kernels, x.copy(), labels, is_in_place)
+            assert all(same(a, b) for a, b in zip(found, first, strict=True))
+
+
+def test_losses_of_many_rows_share_a_sum(monkeypatch):
+    x, labels = labelled(300, 10)  # sixteen rows to a block
+    assert CUDA.softmax_cross_entropy_workspace("float32", x.shape) == 19 * 8
+    expected = cross_entropy(CUDA, x, labels)
+    monkeypatch.setattr(loss, "MOST_PARTS", 4)
+    assert CUDA.softmax_cross_entropy_workspace("float32", x.shape) == 4 * 8
+    for kernels in (CUDA, BACKWARDS, ONE_BLOCK):
+        for a, b in zip(cross_entropy(kernels, x, labels), expected, strict=True):
+            assert near(a, b)
 
 
 def test_cross_entropy_is_stable_for_large_scores():

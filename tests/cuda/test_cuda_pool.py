@@ -78,7 +78,9 @@ def test_global_average_pooling_equals_numpys(shape, storage):
 
 
 LARGE = [
+    MaxPool2d(2),
     MaxPool2d(3, 2, 1),
+    MaxPool2d(3, 1, 1),
     MaxPool2d(2, saves="input"),
     MaxPool2d(3, 1, 1, saves="input"),
     MaxPool2d((5, 3), (1, 2), (2, 1), (2, 1)),

@@ -41,6 +41,6 @@ def test_nvrtc_compiles_it_with_the_options_that_are_used(dtype, architecture):
 
 def test_every_kernel_has_a_name_of_its_own_and_includes_nothing():
     names = re.findall(r"^KERNEL (\w+)", source(), re.MULTILINE)
-    assert len(names) > 40
+    assert len(names) >= 40
     assert len(names) == len(set(names))
     assert "#include" not in source()

@@ -11,7 +11,7 @@ def cross_entropy(x, labels):
     """(loss, p, dx)"""
     x, labels = np.asarray(x), np.asarray(labels)
     p, y, dx = np.empty_like(x), np.empty(1, x.dtype), np.empty_like(x)
-    KERNELS.softmax_cross_entropy(x, labels, p, y)
+    KERNELS.softmax_cross_entropy(x, labels, p, y, None)
     KERNELS.softmax_cross_entropy_backward(p, labels, dx)
     return y[0], p, dx
 

@@ -26,13 +26,18 @@ class SoftmaxCrossEntropy(Layer):
             raise ShapeError(f"{label(self)}: x {x[0]} is no row of scores per sample; (N, K) would fit")
         return Shapes((1,), saved={"p": Spec(x[0])}, labels=Spec((x[0][0],), "int64"))
 
+    def algorithms(self, kernels: Any, phase: str, dtype: str, *x: Shape) -> tuple[Algorithm, ...]:
+        """One; forward may take scratch."""
+        kernel = "softmax_cross_entropy_backward" if phase == "backward" else "softmax_cross_entropy"
+        return scratch(kernels, kernel, dtype, x[0])
+
     def flops(self, phase: str, *x: Shape) -> int:
         """About fifteen per score forward (an exponential counts as ten), two backward."""
         return elements(x[0]) * (2 if phase == "backward" else 15)
 
-    def forward(self, kernels: Any, x: Array, labels: Array, p: Array, y: Array) -> None:
+    def forward(self, kernels: Any, x: Array, labels: Array, p: Array, y: Array, workspace: Array) -> None:
         """Write p and y."""
-        kernels.softmax_cross_entropy(x, labels, p, y)
+        kernels.softmax_cross_entropy(x, labels, p, y, workspace)
 
     def backward(self, kernels: Any, p: Array, labels: Array, dx: Array) -> None:
         """Write dx."""

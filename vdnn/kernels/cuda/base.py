@@ -9,7 +9,9 @@ from typing import Any
 from vdnn.layers.base import Array
 
 BLOCK = 256  # threads of a block, THREADS of the source
+WARP = 32  # threads that run together
 WAVES = 8  # blocks for each multiprocessor at most; a thread takes several elements where there are more
+IMAGES = 8  # of a thread of over_images, where there are enough
 LARGEST = 2**31  # elements of one image, so that kernels count them in 32 bits
 MOST_ROWS = 65535  # of a grid
 
@@ -25,6 +27,8 @@ class Launching:
 
         Arguments: arrays (their addresses are passed; None is a null pointer), integers, floats.
         """
+        if like.size == 0:
+            return  # CUDA takes a grid of no blocks for an error
         blocks = (grid,) if isinstance(grid, int) else grid
         self.driver.launch(name, like.dtype, blocks, BLOCK, [self._plain(a) for a in arguments], self.stream)
 
@@ -40,12 +44,14 @@ class Launching:
         return max(1, min(-(-count // BLOCK), WAVES * int(self.driver.multiprocessors)))
 
     def spread(self, rows: int, columns: int) -> tuple[tuple[int, int], int]:
-        """(grid, width) for EACH_ROW and EACH_COLUMN of the source, the width that leaves fewest threads idle."""
+        """(grid, width) for EACH_ROW and EACH_COLUMN of the source, the width that needs fewest blocks."""
 
-        def padded(width: int) -> int:
-            return -(-columns // width) * width * -(-rows * width // BLOCK)
+        def blocks(width: int) -> int:
+            return -(-columns // width) * -(-rows * width // BLOCK)
 
-        width = min((BLOCK >> k for k in range(BLOCK.bit_length())), key=padded)
+        # a warp's threads lie side by side if a row is that long: apart, each of them would read a line of its own
+        least = min(WARP, 1 << (columns - 1).bit_length())
+        width = min((w for w in (BLOCK >> k for k in range(BLOCK.bit_length())) if w >= least), key=blocks)
         most = WAVES * int(self.driver.multiprocessors)
         across = max(1, min(-(-columns // width), most))
         down = max(1, min(-(-rows * width // BLOCK), most // across))
@@ -58,14 +64,14 @@ class Launching:
         self.launch(name, arrays[0], self.blocks(size), *arguments, size)
 
     def over_images(self, size: int, N: int, each: int = 1) -> tuple[int, int]:
-        """A grid for N images of `size` elements: a thread takes `each` of them, in about four images where there are
+        """A grid for N images of `size` elements: a thread takes `each` of them, in about eight images where there are
         enough for all multiprocessors even so, and works out once what depends on their place.
         """
         if size >= LARGEST:
             raise ValueError(f"an image of {size} elements: kernels take fewer than {LARGEST}")
-        wide = -(-size // (BLOCK * each))
+        wide = max(1, -(-size // (BLOCK * each)))
         enough = -(-WAVES * self.driver.multiprocessors // wide)
-        return wide, min(max(-(-N // 4), enough), N, MOST_ROWS)
+        return wide, min(max(-(-N // IMAGES), enough), N, MOST_ROWS)
 
 
 def check_alike(arrays: Sequence[Array]) -> None:
@@ -113,5 +119,6 @@ def elements(shape: Sequence[int]) -> int:
 
 def reciprocal(divisor: int) -> int:
     """What kernels divide by, see `quotient` of common.cuh: a multiplier below 2**32, and a shift above it."""
+    divisor = max(1, divisor)  # 0 is a size of arrays that hold nothing, of which none is divided
     shift = (divisor - 1).bit_length()
     return shift << 32 | ((1 << 32) * ((1 << shift) - divisor) // divisor + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdnn.kernels.cuda.base import Launching, check_alike
+from vdnn.kernels.cuda.base import Launching, check_alike, elements
 from vdnn.kernels.numpy.dropout import WORD, threshold
 from vdnn.layers.base import Array
 
@@ -16,7 +16,7 @@ class DropoutKernels(Launching):
         """y = x / (1 - p) where the element is kept, 0 elsewhere.  y may be x.  dx of dy is the same function."""
         check_alike((x, y))
         N, channels = len(x), 1 if x.flags.c_contiguous else x.shape[1]
-        size = x.size // N
+        size = elements(x.shape[1:])
         scale = 0.0 if p == 1 else 1 / (1 - p)
         grid, width = self.spread(N, size)
         self.launch(

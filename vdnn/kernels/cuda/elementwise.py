@@ -41,7 +41,9 @@ class ElementwiseKernels(Launching):
         first = flats[0]
         t = workspace[: min(PIECE, first.size) * first.itemsize].view(first.dtype)
         for start in range(0, first.size, PIECE):
-            pieces = [a[start : start + PIECE] for a in flats]
+            # one object for each address: CuPy copies an input that shares bytes with the output otherwise
+            parts = {self.driver.address(a): a[start : start + PIECE] for a in flats}
+            pieces = [parts[self.driver.address(a)] for a in flats]
             function(self.driver.xp, t[: pieces[0].size], *pieces)
 
     def copy(self, x: Array, y: Array) -> None:

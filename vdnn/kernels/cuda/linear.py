@@ -8,7 +8,8 @@ from vdnn.kernels.cuda.base import Launching, is_contiguous
 from vdnn.kernels.cuda.cublas import Matrix
 from vdnn.layers.base import Array
 
-COLUMNS = 32  # that a block of linear_column_sums takes, as in the source
+MOST_COLUMNS = 8  # of a block of linear_column_sums: what they read of a row is a whole sector of memory
+LEAST_BLOCKS = 32  # of it, where there are as many columns
 
 
 class LinearKernels(Launching):
@@ -23,7 +24,9 @@ class LinearKernels(Launching):
         """Write y = x w^T + b."""
         self._multiply(x, w, y, transpose_b=True)
         if b is not None:
-            self.launch("linear_add_rows", y, self.blocks(y.size), y, b, y.shape[1], y.size)
+            N, K = y.shape
+            grid, width = self.spread(N, K)
+            self.launch("linear_add_rows", y, grid, y, b, N, K, width)
 
     def linear_backward_data(self, w: Array, dy: Array, dx: Array) -> None:
         """Write dx = dy w."""
@@ -34,7 +37,8 @@ class LinearKernels(Launching):
         self._multiply(dy, x, dw, transpose_a=True)
         if db is not None:
             N, K = dy.shape
-            self.launch("linear_column_sums", dy, -(-K // COLUMNS), dy, db, N, K)
+            columns = _columns(K)
+            self.launch("linear_column_sums", dy, -(-K // columns), dy, db, N, K, columns)
 
     def _multiply(self, a: Array, b: Array, out: Array, transpose_a: bool = False, transpose_b: bool = False) -> None:
         for array in (a, b, out):
@@ -45,3 +49,8 @@ class LinearKernels(Launching):
                 )
         matrices = [Matrix(self.driver.address(array), array.shape) for array in (a, b, out)]
         self.blas.multiply(*matrices, out.dtype.name, transpose_a, transpose_b)
+
+
+def _columns(K: int) -> int:
+    """How many of K columns a block adds up, a power of two; by the shape alone, so that every GPU adds up alike."""
+    return min(MOST_COLUMNS, 1 << max(1, K // LEAST_BLOCKS).bit_length() - 1)

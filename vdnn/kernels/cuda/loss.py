@@ -8,23 +8,26 @@ from vdnn.kernels.cuda.base import BLOCK, WAVES, Launching, check_alike, element
 from vdnn.layers.base import Array
 
 MOST_PARTS = 1024  # sums that a mean is made of; their number depends on the shape alone, so bits do not on the device
-LEAST_GROUP = 8  # threads for one row in softmax_loss: what they read together is a whole sector of memory
 
 
 class LossKernels(Launching):
     """softmax_cross_entropy and mean_squared_error with their backwards."""
 
-    def softmax_cross_entropy(self, x: Array, labels: Array, p: Array, y: Array) -> None:
+    def softmax_cross_entropy_workspace(self, dtype: str, x: tuple[int, ...]) -> int:
+        """Bytes of scratch that softmax_cross_entropy needs."""
+        return _row_parts(*x)[1] * np.dtype("float64").itemsize
+
+    def softmax_cross_entropy(self, x: Array, labels: Array, p: Array, y: Array, workspace: Array) -> None:
         """p: (N, K) = softmax of x by rows; y: (1,) = mean of -log(p[n, labels[n]]).  p may be x.
 
         A label outside 0 .. K - 1 makes y NaN.
         """
         check_alike((x, p))
         N, K = x.shape
-        wide = min(_power(K), BLOCK)
-        self.launch("softmax_loss", x, 1, x, labels, y, N, K, min(wide, max(LEAST_GROUP, BLOCK // _power(N))))
-        blocks = min(-(-N * wide // BLOCK), WAVES * self.driver.multiprocessors)
-        self.launch("softmax", x, blocks, x, p, N, K, wide)
+        group, parts = _row_parts(N, K)
+        blocks = min(parts, WAVES * self.driver.multiprocessors)
+        self.launch("softmax", x, blocks, x, labels, p, workspace, N, K, group, parts)
+        self.launch("mean_of_parts", x, 1, workspace, y, parts, N)
 
     def softmax_cross_entropy_backward(self, p: Array, labels: Array, dx: Array) -> None:
         """dx = (p - one_hot(labels)) / N.  dx may be p."""
@@ -47,12 +50,18 @@ class LossKernels(Launching):
 
     def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array) -> None:
         """dx = 2 * (x - labels) / number of elements."""
-        self.each("mean_squared_error_backward", x, labels, dx, 2 / x.size, arrays=(x, labels, dx))
+        self.each("mean_squared_error_backward", x, labels, dx, 2 / max(1, x.size), arrays=(x, labels, dx))
 
 
 def _power(number: int) -> int:
     """The least power of two that is not below `number`."""
     return 1 << (number - 1).bit_length()
+
+
+def _row_parts(N: int, K: int) -> tuple[int, int]:
+    """(threads for a row, sums of losses): sums of as many rows as a block takes, of more where there are many."""
+    group = min(_power(K), BLOCK)
+    return group, max(1, min(MOST_PARTS, -(-N * group // BLOCK)))
 
 
 def _parts(size: int) -> int:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vdnn.kernels.cuda.base import BLOCK, Launching, reciprocal, storage_of
+from vdnn.kernels.cuda.base import BLOCK, Launching, elements, reciprocal, storage_of
 from vdnn.layers.base import Array
 
 LANES = 32  # channels that a block adds up side by side, where they lie so
-SLICE = 16384  # values that a block adds up, at least
+SLICE = 4096  # values that a block adds up, at least
 MOST_BLOCKS = 2048  # for sums: a few for each multiprocessor of the largest GPUs
 AT_ONCE = 4  # elements of an image that a thread applies, NORM_AT_ONCE of the source
 COEFFICIENTS = 4  # of a channel, at most
@@ -89,7 +89,7 @@ class NormKernels(Launching):
 
     def _apply(self, call: _Call, x: Array, dy: Array | None, coefficients: int, y: Array) -> None:
         N = x.shape[0]
-        size = x.size // N
+        size = elements(x.shape[1:])
         grid = self.over_images(size, N, AT_ONCE)
         over = (reciprocal(call.row), reciprocal(call.C))
         self.launch("norm_apply", x, grid, x, dy, coefficients, y, N, call.C, size, *over)
@@ -120,5 +120,5 @@ def _power_of_two(least: int) -> int:
 
 def _slices(M: int, C: int, lanes: int) -> int:
     """Into how many slices the M values of a channel are cut; by the shape alone, so that every GPU adds up alike."""
-    most = max(1, MOST_BLOCKS // -(-C // lanes))
+    most = max(1, MOST_BLOCKS // -(-max(1, C) // lanes))
     return max(1, min(M * lanes // SLICE, most))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from vdnn.kernels.cuda.base import BLOCK, Launching, is_contiguous, reciprocal, storage_of
+from vdnn.kernels.cuda.base import BLOCK, Launching, elements, is_contiguous, reciprocal, storage_of
 from vdnn.layers.base import Array
 from vdnn.layers.window import Pair, Window
 
@@ -72,7 +72,7 @@ class PoolKernels(Launching):
         self, name: str, arrays: list[Any], x: Array, y: Array, window: Window, last: bool, *more: int
     ) -> None:
         N, C, P, Q = y.shape
-        self.over_images(x.size // N, N)  # x must not be too large either
+        self.over_images(elements(x.shape[1:]), N)  # x must not be too large either
         grid = self.over_images(C * P * Q, N)
         self.launch(name, x, grid, *arrays, N, C, *_sizes(window, x, y), int(last), *_inner(y, last), *more)
 
@@ -80,7 +80,7 @@ class PoolKernels(Launching):
         self, name: str, arrays: list[Any], dy: Array, dx: Array, window: Window, last: bool, *more: int
     ) -> None:
         N, C, H, W = dx.shape
-        self.over_images(dy.size // N, N)
+        self.over_images(elements(dy.shape[1:]), N)
         grid = self.over_images(C * H * W, N)
         strides = [reciprocal(s) for s in window.stride]
         sizes = _sizes(window, dx, dy)

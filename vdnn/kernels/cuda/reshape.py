@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdnn.kernels.cuda.base import Launching, storage_of
+from vdnn.kernels.cuda.base import Launching, elements, storage_of
 from vdnn.kernels.cuda.elementwise import start_copy
 from vdnn.layers.base import Array
 
@@ -45,5 +45,5 @@ class ReshapeKernels(Launching):
         """Launch a kernel that has a thread for each element of a plane of `target`."""
         N, C = target.shape[:2]
         planes, inner = (N, C) if storage_of(source, target) == "nhwc" else (N * C, 1)
-        grid, width = self.spread(planes, target.size // planes)
+        grid, width = self.spread(planes, elements(target.shape[2:]) * inner)
         self.launch(name, target, grid, source, target, planes, inner, *sizes, width)

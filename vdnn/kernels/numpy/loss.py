@@ -29,7 +29,7 @@ def _checked(labels: Array, K: int) -> Array:
 class LossKernels(ElementwiseKernels):
     """softmax_cross_entropy and mean_squared_error with their backwards."""
 
-    def softmax_cross_entropy(self, x: Array, labels: Array, p: Array, y: Array) -> None:
+    def softmax_cross_entropy(self, x: Array, labels: Array, p: Array, y: Array, workspace: Array | None) -> None:
         """p: (N, K) = softmax of x by rows; y: (1,) = mean of -log(p[n, labels[n]]).  p may be x."""
         N, K = x.shape
         total = 0.0

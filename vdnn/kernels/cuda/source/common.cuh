@@ -44,6 +44,23 @@ static __device__ void map(const real* const (&x)[INPUTS], real* y, long long n,
     }
 }
 
+// y[r, c] = f(x[r, c], r) for this thread's rows, as EACH_ROW has them, inside EACH_COLUMN; y may be x.
+template <class F>
+static __device__ void map_column(const real* x, real* y, long long c, long long rows, long long columns,
+                                  long long width, F f) {
+    const long long step = gridDim.y * (THREADS / (unsigned)width), jump = step * columns;
+    long long r = (blockIdx.y * THREADS + threadIdx.x) / (unsigned)width, at = r * columns + c;
+    for (; r + (AT_ONCE - 1) * step < rows; r += AT_ONCE * step, at += AT_ONCE * jump) {
+        real v[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) v[k] = x[at + k * jump];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) y[at + k * jump] = f(v[k], r + k * step);
+    }
+#pragma unroll 1
+    for (; r < rows; r += step, at += jump) y[at] = f(x[at], r);
+}
+
 // Where the clock, vdnn/clock.py, has what.
 #define CLOCK_STEP 0
 #define CLOCK_SAMPLE 1
@@ -52,18 +69,22 @@ static __device__ void map(const real* const (&x)[INPUTS], real* y, long long n,
 #define CLOCK_BIAS_1 4
 #define CLOCK_BIAS_2 5
 
-// The sum of `value` over a block of THREADS threads, for all of them; in one fixed order.
-static __device__ double block_sum(double value) {
+// For the threads below `columns`, a power of two: the sum of `value` over all threads of a block of THREADS whose
+// `place` is theirs modulo `columns`, in one fixed order.  Places are a permutation of the threads.
+static __device__ double block_sums(double value, int place, int columns) {
     __shared__ double part[THREADS];
     __syncthreads();
-    part[threadIdx.x] = value;
+    part[place] = value;
     __syncthreads();
-    for (int half = THREADS / 2; half > 0; half /= 2) {
+    for (int half = THREADS / 2; half >= columns; half /= 2) {
         if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
         __syncthreads();
     }
-    return part[0];
+    return part[threadIdx.x];
 }
+
+// For the first thread: the sum of `value` over the block.
+static __device__ double block_sum(double value) { return block_sums(value, threadIdx.x, 1); }
 
 // n / d for n < 2^31, from what `reciprocal` of base.py gives for d: a true division costs five times as much.
 static __device__ inline unsigned quotient(unsigned n, long long reciprocal) {

@@ -25,9 +25,8 @@ KERNEL dropout(const double* clock, const real* x, real* y, long long N, long lo
     EACH_COLUMN(e, size, width) {
         const long long logical = channels == 1 ? e : e % channels * (size / channels) + e / channels;
         const u64 first = start + DROPOUT_GOLDEN * (u64)logical;
-        EACH_ROW(n, N, width) {
-            const bool kept = dropout_mix(first + sample * (u64)n) >= least;
-            y[n * size + e] = kept ? x[n * size + e] * factor : (real)0;
-        }
+        map_column(x, y, e, N, size, width, [=](real v, long long n) {
+            return dropout_mix(first + sample * (u64)n) >= least ? v * factor : (real)0;
+        });
     }
 }

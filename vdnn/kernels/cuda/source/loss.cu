@@ -28,45 +28,37 @@ static __device__ void block_softmax(const real* x, long long K, int group, real
     *sum = block_group(total, group, true);
 }
 
-// y[0] = mean of -log(softmax(x)[n, labels[n]]); NaN if a label is outside 0 .. K - 1.  One block does it all, so that
-// the losses of rows need no memory: there are few, and x is read before softmax writes p over it.
-KERNEL softmax_loss(const real* x, const long long* labels, real* y, long long N, long long K, long long group) {
-    if (blockIdx.x + blockIdx.y > 0) return;
+// p: (N, K) = softmax of x by rows; partial: (parts,) = sums of -log(p[n, labels[n]]), NaN if a label is outside
+// 0 .. K - 1.  `group` threads, a power of two, share a row.  p may be x: the loss is taken from x by the thread that
+// writes over it.
+KERNEL softmax(const real* x, const long long* __restrict__ labels, real* p, double* __restrict__ partial, long long N,
+               long long K, long long group, long long parts) {
     const int rows = THREADS / (int)group, lane = threadIdx.x & ((int)group - 1);
-    double total = 0;
-    for (long long first = 0; first < N; first += rows) {
-        const long long n = first + threadIdx.x / (int)group;
-        real largest;
-        double sum;
-        block_softmax(x + n * K, n < N ? K : 0, (int)group, &largest, &sum);
-        if (n < N && lane == 0) {
-            const long long label = labels[n];
-            const bool fits = label >= 0 && label < K;
-            total += fits ? log(sum) - (double)(x[n * K + label] - largest) : nan("");
+    for (long long part = blockIdx.x; part < parts; part += gridDim.x) {
+        double total = 0;
+        for (long long first = part * rows; first < N; first += parts * rows) {
+            const long long n = first + threadIdx.x / (int)group, count = n < N ? K : 0;
+            real largest;
+            double sum;
+            block_softmax(x + n * K, count, (int)group, &largest, &sum);
+            const long long label = n < N ? labels[n] : -1;
+            if (n < N && (label & (group - 1)) == lane)
+                total += label >= 0 && label < K ? log(sum) - (double)(x[n * K + label] - largest) : nan("");
+            const real share = 1 / (real)sum;
+            for (long long k = lane; k < count; k += group) p[n * K + k] = (real)exp(x[n * K + k] - largest) * share;
         }
-    }
-    total = block_sum(total);
-    if (threadIdx.x == 0) y[0] = (real)(total / N);
-}
-
-// p: (N, K) = softmax of x by rows; p may be x.
-KERNEL softmax(const real* x, real* p, long long N, long long K, long long group) {
-    const int rows = THREADS / (int)group, lane = threadIdx.x & ((int)group - 1);
-    for (long long first = blockIdx.x * (long long)rows; first < N; first += gridDim.x * (long long)rows) {
-        const long long n = first + threadIdx.x / (int)group;
-        real largest;
-        double sum;
-        block_softmax(x + n * K, n < N ? K : 0, (int)group, &largest, &sum);
-        if (n < N)
-            for (long long k = lane; k < K; k += group) p[n * K + k] = (real)exp(x[n * K + k] - largest) / (real)sum;
+        total = block_sum(total);
+        if (threadIdx.x == 0) partial[part] = total;
     }
 }
 
 // dx = (p - one_hot(labels)) / N; dx may be p.
-KERNEL softmax_cross_entropy_backward(const real* p, const long long* labels, real* dx, long long N, long long K,
-                                      long long width) {
+KERNEL softmax_cross_entropy_backward(const real* p, const long long* __restrict__ labels, real* dx, long long N,
+                                      long long K, long long width) {
     EACH_COLUMN(k, K, width) {
-        EACH_ROW(n, N, width) dx[n * K + k] = (p[n * K + k] - (labels[n] == k ? (real)1 : (real)0)) / (real)N;
+        map_column(p, dx, k, N, K, width, [=](real v, long long n) {
+            return (v - (labels[n] == k ? (real)1 : (real)0)) / (real)N;
+        });
     }
 }
 

@@ -18,58 +18,61 @@ static __device__ inline real pool_sum(const real* x, const Pool& g, PoolPlane p
     return sum;
 }
 
+// One element of y in all images of a thread, from x at its plane.
+template <int SIZE>
+static __device__ inline void avg_pool_images(const real* __restrict__ x, real* __restrict__ y, PoolImages images,
+                                              const Pool& g, PoolPlane plane, PoolPlace at, real divisor) {
+#pragma unroll(SIZE == 2 ? 2 : 1)
+    for (int m = 0; m < images.count; m++, x += images.from, y += images.to)
+        *y = pool_sum<SIZE>(x, g, plane, at.h, at.w) / divisor;
+}
+
 // y = the mean of each window.
-KERNEL avg_pool(const real* x, real* y, long long N, long long C, long long hw, long long pq, long long size,
-                long long stride, long long padding, long long dilation, long long last, long long inner,
-                long long middle, long long padded) {
+KERNEL avg_pool(const real* __restrict__ x, real* __restrict__ y, long long N, long long C, long long hw, long long pq,
+                long long size, long long stride, long long padding, long long dilation, long long last,
+                long long inner, long long middle, long long padded) {
     const Pool g = pool_of(hw, pq, size, stride, padding, dilation);
     const long long from = C * g.H * g.W, to = C * g.P * g.Q;
+    const PoolImages images = pool_images(N, from, to);
     EACH(e, to) {
         const PoolPlace at = pool_place((unsigned)e, C, g.P, g.Q, last, inner, middle);
         const PoolPlane plane = pool_plane(at.c, C, g.H, g.W, last);
         const real divisor = pool_divisor(g, at.h, at.w, padded);
-        for (long long n = blockIdx.y; n < N; n += gridDim.y) {
-            const real* base = x + n * from + plane.start;
-            real sum;
-            if (g.R == 2 && g.S == 2) sum = pool_sum<2>(base, g, plane, at.h, at.w);
-            else if (g.R == 3 && g.S == 3) sum = pool_sum<3>(base, g, plane, at.h, at.w);
-            else sum = pool_sum<0>(base, g, plane, at.h, at.w);
-            y[n * to + e] = sum / divisor;
-        }
+        const real* source = x + blockIdx.y * from + plane.start;
+        real* target = y + blockIdx.y * to + e;
+        if (g.R == 2 && g.S == 2) avg_pool_images<2>(source, target, images, g, plane, at, divisor);
+        else if (g.R == 3 && g.S == 3) avg_pool_images<3>(source, target, images, g, plane, at, divisor);
+        else avg_pool_images<0>(source, target, images, g, plane, at, divisor);
     }
 }
 
+// An element gets dy of its windows, each times 1 / its divisor, which is 0 for none.
+struct AvgPoolShares {
+    const real* dy;
+    const Pool& g;
+    bool padded;
+    real share;  // of every window, 0 if they differ
+
+    __device__ void move(long long from, long long) { dy += from; }
+    __device__ real read(int o) const { return dy[o]; }
+    __device__ real key(int p, int q, int, int) const { return share != 0 ? share : 1 / pool_divisor(g, p, q, padded); }
+    __device__ real none() const { return 0; }
+    __device__ real term(real v, real key, PoolPlace) const { return key != 0 ? v * key : (real)0; }
+};
+
 // dx = the sum over windows of dy / divisor.  common: the divisor of all windows, 0 if they differ.
-KERNEL avg_pool_backward(const real* dy, real* dx, long long N, long long C, long long hw, long long pq,
-                         long long size, long long stride, long long padding, long long dilation, long long last,
-                         long long inner, long long middle, long long down, long long across, long long padded,
-                         long long common) {
+KERNEL avg_pool_backward(const real* __restrict__ dy, real* __restrict__ dx, long long N, long long C, long long hw,
+                         long long pq, long long size, long long stride, long long padding, long long dilation,
+                         long long last, long long inner, long long middle, long long down, long long across,
+                         long long padded, long long common) {
     const Pool g = pool_of(hw, pq, size, stride, padding, dilation);
-    const real scale = common ? 1 / (real)common : (real)0;
-    const auto read = [&](long long o) { return dy[o]; };
-    const auto take = [&](real v, long long, PoolPlace, int p, int q, int, int) {
-        return common ? v * scale : v / pool_divisor(g, p, q, padded);
-    };
-    pool_backward(g, dx, N, C, last, inner, middle, down, across, read, take);
+    const real share = common ? 1 / (real)common : (real)0;
+    pool_backward(AvgPoolShares{dy, g, padded != 0, share}, dx, g, N, C, last, inner, middle, down, across);
 }
 
 // ---- whole planes
 
 #define POOL_RUN 8  // elements that are read at once and added up before they join a sum in double
-
-// For the threads below `columns`, a power of two: the sum of `value` over all threads of the block whose `place` is
-// theirs modulo `columns`, in one fixed order.  Places are a permutation of the threads.
-static __device__ double block_pool_sum(double value, int place, int columns) {
-    __shared__ double part[THREADS];
-    __syncthreads();
-    part[place] = value;
-    __syncthreads();
-    for (int half = THREADS / 2; half >= columns; half /= 2) {
-        if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
-        __syncthreads();
-    }
-    return part[threadIdx.x];
-}
 
 // y: (planes) = the mean of HW elements of x each; `columns` planes to a block.
 KERNEL global_avg_pool(const real* x, real* y, long long planes, long long C, long long HW, long long last,
@@ -88,17 +91,20 @@ KERNEL global_avg_pool(const real* x, real* y, long long planes, long long C, lo
             for (int k = 0; k < POOL_RUN; k++) run += i + k * step < count ? base[(i + k * step) * stride] : (real)0;
             total += run;
         }
-        total = block_pool_sum(total, row * width + column, width);
+        total = block_sums(total, row * width + column, width);
         if (t < width && first + t < planes) y[first + t] = (real)(total / HW);
     }
 }
 
 // dx = dy / HW all over a plane.  inner: C where channels are innermost, else HW; `over` its reciprocal.
-KERNEL global_avg_pool_backward(const real* dy, real* dx, long long N, long long C, long long HW, long long last,
-                                long long inner, long long over) {
-    EACH(e, C * HW) {
+KERNEL global_avg_pool_backward(const real* __restrict__ dy, real* __restrict__ dx, long long N, long long C,
+                                long long HW, long long last, long long inner, long long over) {
+    const real share = 1 / (real)HW;
+    const long long size = C * HW;
+    EACH(e, size) {
         const unsigned outside = quotient((unsigned)e, over);
         const unsigned c = last ? (unsigned)e - outside * (unsigned)inner : outside;
-        for (long long n = blockIdx.y; n < N; n += gridDim.y) dx[n * C * HW + e] = dy[n * C + c] / HW;
+#pragma unroll 4
+        for (long long n = blockIdx.y; n < N; n += gridDim.y) dx[n * size + e] = dy[n * C + c] * share;
     }
 }
