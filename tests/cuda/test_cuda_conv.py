@@ -154,3 +154,18 @@ def test_rates_are_supposed_where_nothing_is_measured():
     names = ["implicit_gemm", "winograd.tensor_op", "never heard of"]
     slow, fast, unknown = rates([Candidate(n, 0, 0.0, True) for n in names])
     assert unknown < slow < fast
+
+
+@pytest.mark.parametrize("storage", ["nchw", "nhwc"])
+def test_where_channels_last_has_no_algorithm_the_other_storage_is_named(storage, monkeypatch):
+    kernels = kernels_of(storage)
+    options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "dtype": "float64"}
+
+    def refused(*_):
+        raise CudaError("every algorithm failed: CUDNN_STATUS_NOT_SUPPORTED (3000)")
+
+    for answer in (refused, lambda *_: []):
+        monkeypatch.setattr(kernels.convolutions, "candidates", answer)
+        with pytest.raises(CudaError) as caught:
+            kernels.conv2d_algorithms("forward", (2, 4, 5, 5), (3, 4, 3, 3), **options)
+        assert ("cuDNN has more with storage='nchw'" in str(caught.value)) == (storage == "nhwc")

@@ -96,6 +96,7 @@ def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
     from vdnn.checkpoint import CheckpointError
     from vdnn.inputs import InputError
+    from vdnn.kernels.cuda.driver import CudaError
     from vdnn.memory.device import DeviceError
     from vdnn.planning import BudgetError, summary
     from vdnn.train import TrainingError
@@ -108,7 +109,7 @@ def failures(as_json: bool) -> Iterator[None]:
         leave(str(error))
     except BrokenPipeError:
         raise
-    except (CheckpointError, DeviceError, InputError, OSError, TrainingError) as error:
+    except (CheckpointError, CudaError, DeviceError, InputError, OSError, TrainingError) as error:
         raise click.ClickException(str(error)) from error
     except MemoryError as error:
         raise click.ClickException(f"this machine has not enough memory: {error}") from error

@@ -88,7 +88,11 @@ class ConvKernels(Launching):
         return self._algorithms[key]
 
     def _choose(self, phase: str, problem: Problem) -> tuple[Algorithm, ...]:
-        found = self.convolutions.candidates(phase, problem, self.find_limit)
+        hint = "; cuDNN has more with storage='nchw'" if problem.storage == "nhwc" else ""
+        try:
+            found = self.convolutions.candidates(phase, problem, self.find_limit)
+        except CudaError as error:
+            raise CudaError(f"{error}{hint}") from error
         listed = [
             Algorithm(c.name, c.workspace, rate, c.seconds)
             for c, rate in zip(found, rates(found), strict=True)
@@ -96,7 +100,7 @@ class ConvKernels(Launching):
         ]
         if not listed:
             kind = "deterministic algorithm" if self.deterministic else "algorithm"
-            raise CudaError(f"there is no {kind} for {phase} of {problem}")
+            raise CudaError(f"there is no {kind} for {phase} of {problem}{hint}")
         return tuple(sorted(listed, key=lambda a: (a.workspace, a.seconds, -a.rate)))
 
     def conv2d_forward(
