@@ -2,7 +2,7 @@
 
 from vdnn import layers, models, schedules
 from vdnn.building import build
-from vdnn.checkpoint import CheckpointError
+from vdnn.descriptions import CheckpointError
 from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer

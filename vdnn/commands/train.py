@@ -94,7 +94,7 @@ def train(
 @contextmanager
 def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
-    from vdnn.checkpoint import CheckpointError
+    from vdnn.descriptions import CheckpointError
     from vdnn.inputs import InputError
     from vdnn.kernels.cuda.driver import CudaError
     from vdnn.memory.device import DeviceError
@@ -128,7 +128,8 @@ def _new(network: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
 
 def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
     """(network, arguments of Trainer.load) for a training that goes on; what defines it cannot be changed."""
-    from vdnn.checkpoint import CheckpointError, describe, optimizer_of
+    from vdnn.checkpoint import describe
+    from vdnn.descriptions import CheckpointError, optimizer_of
 
     about = describe(path)
     optimizer, batch = optimizer_of(about["optimizer"], path), about["network"]["shape"][0]
