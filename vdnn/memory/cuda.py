@@ -1,6 +1,8 @@
 """CudaDevice: a GPU: one slab of device memory, one page-locked slab on the host, three streams.
 
 A step is issued as a whole and runs by itself.  Its order is the plan's: an event for every wait, and nothing else.
+Steps do not overlap: the undo copies of one take the place of the one before, so one place is enough for results too.
+What overlaps is the host's work for the next step, whose inputs are written to a second place meanwhile.
 """
 
 from __future__ import annotations
