@@ -290,8 +290,8 @@ def test_training_that_diverges_has_status_1():
     ("options", "message"),
     [
         (("--math", "tf32"), "--math tf32 is for --device cuda"),
-        (("--device", "cuda", "--threads", 2), "--threads is for --device host"),
-        (("--device", "cuda", "--link-bandwidth", "1GB"), "--link-bandwidth is for --device host"),
+        (("--device", "cuda", "--threads", 2), "--threads 2 is for --device host"),
+        (("--device", "cuda", "--link-bandwidth", "1GB"), "--link-bandwidth 1GB is for --device host"),
     ],
 )
 def test_options_of_another_device_are_refused(options, message):

@@ -81,7 +81,7 @@ def rescue(trainer: Trainer, plan: Plan) -> str:
             count = len(plan.tape.resident)
             return (
                 f"{folder / name} has {len(arrays)} of {count} weights, states and statistics, each as before this "
-                f"step or as before the one before"
+                f"step or the one before, or, where a copy was cut off, partly both"
             )
     return "and what the host has of the weights could not be written to a file"
 
@@ -104,7 +104,7 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     else:
         _check_layers(path, about["network"]["layers"], net)
     saved = {"seed": about["seed"], **about["options"]}
-    _settle_device(path, saved, options, net)
+    _settle_device(saved, options)
     if saved["policy"] is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
     if "optimizer" not in options:
@@ -113,6 +113,12 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     _check_arrays(path, net, optimizers.get(settings["optimizer"]), arrays)
     try:
         trainer = kind(net, **settings)
+    except DeviceError as error:
+        if "device" in options:
+            raise
+        raise CheckpointError(
+            f"{path} was saved on a GPU, and {error}; load(path, device='host') goes on here, by other kernels"
+        ) from error
     except (DecisionError, PolicyError) as error:
         if options.keys() & {"policy", "algorithms"}:
             raise  # it may be the caller's
@@ -124,28 +130,25 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     return trainer
 
 
-def _settle_device(
-    path: str | os.PathLike[str], saved: dict[str, Any], options: Mapping[str, Any], net: Network
-) -> None:
-    """The device that was saved, unless another is asked for, which has algorithms of its own."""
-    was = saved.pop("device")
-    name = was["name"]
-    if "device" not in options:
-        saved["device"] = "host"
-        if name == "cuda":
-            from vdnn.memory.cuda import CudaDevice
+def _settle_device(saved: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Make of the saved device options for the trainer, as far as `options` do not ask for another.
 
-            try:
-                saved["device"] = CudaDevice(net, **{k: v for k, v in was.items() if k != "name"})
-            except DeviceError as error:
-                raise CheckpointError(
-                    f"{path} was saved on a GPU, and {error}; load(path, device='host') goes on here, by other kernels"
-                ) from error
-    asked = options.get("device", name)
-    if getattr(asked, "name", asked) != name:
-        del saved["algorithms"]
-    if asked != "host":
+    Algorithms are those of one kernel set, so that they are left out for another.
+    """
+    was = saved.pop("device")
+    traits = {k: v for k, v in was.items() if k != "name"}
+    asked = options.get("device", was["name"])
+    if isinstance(asked, str):
+        same = asked == was["name"] and all(options.get(k, v) == v for k, v in traits.items())
+    else:
+        same = asked.name == was["name"] and all(getattr(asked.kernels, k) == v for k, v in traits.items())
+    if asked == was["name"]:
+        saved |= traits
+    if asked != "host" or was["name"] != "host":
         del saved["threads"]
+    if not same:
+        del saved["algorithms"]
+    saved["device"] = was["name"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

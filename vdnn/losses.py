@@ -23,7 +23,7 @@ def _with(function: Callable[..., Any], swapped: bool = False) -> Any:
 class Loss(Real):
     """A real number that may not be known yet: whatever is done with it waits for the step that gives it.
 
-    Raises what failed in that step.
+    Raises what failed in that step.  What takes nothing but a float, such as json, takes float(loss).
     """
 
     def __init__(self, wait: Callable[[], None]) -> None:
@@ -41,6 +41,10 @@ class Loss(Real):
         """The number is known; nothing that it was waited for by is held any more."""
         self.value, self._wait = value, None
 
+    def fail(self) -> None:
+        """The number will never be known."""
+        self._wait = None
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.asarray(float(self), dtype)
 
@@ -55,6 +59,7 @@ class Loss(Real):
     __ge__ = _with(operator.ge)
     __gt__ = _with(operator.gt)
     __hash__ = _with(hash)
+    __int__ = _with(int)
     __le__ = _with(operator.le)
     __lt__ = _with(operator.lt)
     __mod__ = _with(operator.mod)

@@ -60,6 +60,13 @@ class _Running:
     position: int
 
 
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Raise ValueError if one of these was given."""
+    given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {', '.join(options)} {why}")
+
+
 def _settling(trainer: weakref.ref[Trainer]) -> Callable[[], None]:
     """Settle the trainer, if there still is one: a device does not keep it."""
 
@@ -84,6 +91,8 @@ class Trainer:
     undo        copy what an update overwrites first, so that a failure in the middle of a step can be undone
     deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there.  With
                 "cuda" False also admits algorithms that add up in any order
+    threads, link_bandwidth   of the host, see HostDevice
+    math, storage   of a GPU, see CudaDevice
 
     Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy.
     """
@@ -102,12 +111,16 @@ class Trainer:
         undo: bool = True,
         deterministic: bool = True,
         link_bandwidth: float | None = None,
+        math: str | None = None,
+        storage: str | None = None,
     ) -> None:
         if not 0 <= seed < 2**53:
             raise ValueError(f"seed={seed} is not in [0, 2**53)")
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.optimizer = optimizers.get(optimizer or "momentum")
-        self.device = self._device(device, threads, link_bandwidth, deterministic)
+        on_host = {"threads": threads, "link_bandwidth": link_bandwidth}
+        on_gpu = {"math": math, "storage": storage, "deterministic": None if deterministic else False}
+        self.device = self._device(device, on_host, on_gpu)
         self.device.settle = _settling(weakref.ref(self))
         if net.labels is None:
             raise LayerError(f"{net.name} has no loss layer; add SoftmaxCrossEntropy() or MeanSquaredError() last")
@@ -118,6 +131,7 @@ class Trainer:
         self.trace: Trace | None = None
         self._busy = threading.RLock()
         self._running: _Running | None = None
+        self._rescued = False
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
         self.device.limit(self.budget_bytes)
@@ -128,12 +142,10 @@ class Trainer:
 
     # ---- plans
 
-    def _device(
-        self, device: str | Device, threads: int | None, link_bandwidth: float | None, deterministic: bool
-    ) -> Device:
+    def _device(self, device: str | Device, on_host: dict[str, Any], on_gpu: dict[str, Any]) -> Device:
+        """The device, made with the options of its kind that are not None; others are refused."""
         if isinstance(device, Device):
-            if threads is not None or link_bandwidth is not None or not deterministic:
-                raise ValueError("threads, link_bandwidth and deterministic belong to the device that was given")
+            _refuse({**on_host, **on_gpu}, "belong to the device that was given")
             if device.network is not self.net:
                 raise ValueError(f"the device was made for another network, {device.network!r}")
             if device.held:
@@ -141,16 +153,14 @@ class Trainer:
             device.optimizer = self.optimizer
             return device
         if device == "cuda":
-            if threads is not None or link_bandwidth is not None:
-                raise ValueError("threads and link_bandwidth are for the host; a GPU has its own")
+            _refuse(on_host, "are for the host; a GPU has its own")
             from vdnn.memory.cuda import CudaDevice
 
-            return CudaDevice(self.net, self.optimizer, deterministic=deterministic)
+            return CudaDevice(self.net, self.optimizer, **{k: v for k, v in on_gpu.items() if v is not None})
         if device != "host":
             raise ValueError(f"device {device!r} is not 'host', 'cuda' or a Device")
-        if not deterministic:
-            raise ValueError("deterministic=False: the host has no other kernels than deterministic ones")
-        return HostDevice(self.net, self.optimizer, threads=threads, link_bandwidth=link_bandwidth)
+        _refuse(on_gpu, "are for a GPU; the host has no other kernels than float32's, deterministic ones")
+        return HostDevice(self.net, self.optimizer, **on_host)
 
     def plan_for(self, batch: int, purpose: str = "step") -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
@@ -231,19 +241,20 @@ class Trainer:
                 done = True
             finally:
                 if not done:
+                    running.loss.fail()
                     self.steps_done -= 1
                     self.position = running.position
 
     @contextmanager
     def _rescuing(self, plan: Plan) -> Iterator[None]:
         """If the device is lost in the block, save what can be saved, and say where."""
-        was_lost = self.device.lost
         try:
             yield
         except Exception as error:
-            if self.device.lost and not was_lost:
+            if self.device.lost and not self._rescued:
                 from vdnn.checkpoint import rescue
 
+                self._rescued = True
                 raise TrainingError(f"{error}; {rescue(self, plan)}") from error
             raise
 
@@ -384,7 +395,8 @@ class Trainer:
     def _run(self, plan: Plan) -> float:
         """Run a plan that was fed, to its end; the loss."""
         self.settle()
-        self.trace = begin(plan, self.device, self.device.timed).finish()
+        with interrupt_held(), self._rescuing(self.plan):
+            self.trace = begin(plan, self.device, self.device.timed).finish()
         return float(self.device.read(plan, self.net.loss.y.name)[0])
 
     # ---- memory, checkpoints

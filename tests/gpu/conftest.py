@@ -20,9 +20,9 @@ def _gpu(monkeypatch):
     conformance.require("cuda")
     measure = cuda.link_of
 
-    def link_of(driver, streams):
+    def link_of(driver, streams, nbytes):
         if driver.name not in LINKS:
-            LINKS[driver.name] = measure(driver, streams)
+            LINKS[driver.name] = measure(driver, streams, nbytes)
         return LINKS[driver.name]
 
     monkeypatch.setattr(cuda, "link_of", link_of)

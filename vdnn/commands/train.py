@@ -122,6 +122,7 @@ def failures(as_json: bool) -> Iterator[None]:
 
 def _new(network: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
     """(network, arguments of Trainer) for a training that begins."""
+    _check_device(given, given["device"] or "host")
     net = network_named(network, given["batch"] or 32)
     return net, _arguments(given, given["optimizer"] or "momentum")
 
@@ -136,10 +137,20 @@ def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, d
     for name, saved in (("batch", batch), ("seed", about["seed"]), ("optimizer", optimizer.name)):
         if given[name] not in (None, saved):
             raise click.UsageError(f"--{name} {given[name]}: {path} was trained with {saved}, which cannot be changed")
+    _check_device(given, given["device"] or about["options"]["device"]["name"])
     net = network_named(network, batch)
     if net.name != about["network"]["name"]:
         raise CheckpointError(f"{path} was saved by {about['network']['name']}, not by {net.name}")
     return net, _arguments(given, optimizer) | {"seed": about["seed"]}
+
+
+def _check_device(given: dict[str, Any], device: str) -> None:
+    """Refuse options of another kind of device than the one that will be used."""
+    others = ("math",) if device == "host" else ("threads", "link_bandwidth")
+    for name in others:
+        if given[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} {given[name]} is for --device {'cuda' if device == 'host' else 'host'}")
 
 
 def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, Any]:
@@ -153,11 +164,6 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
     named = ("policy", "budget", "algorithms", "seed", "threads")
     arguments = {name: given[name] for name in named if given[name] is not None}
-    if given["math"] is not None and given["device"] != "cuda":
-        raise click.UsageError(f"--math {given['math']} is for --device cuda")
-    for name in ("threads", "link_bandwidth"):
-        if given[name] is not None and given["device"] == "cuda":
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --device host; a GPU has its own")
     if given["device"] is not None:
         arguments["device"] = given["device"]
     if given["math"] is not None:
@@ -180,11 +186,6 @@ def _bandwidth(text: str) -> int:
 def _trainer(net: Network, resume: str | None, arguments: dict[str, Any]) -> Trainer:
     from vdnn.train import Trainer
 
-    math = arguments.pop("math", "fp32")
-    if arguments.get("device") == "cuda":
-        from vdnn.memory.cuda import CudaDevice
-
-        arguments["device"] = CudaDevice(net, math=math)
     trainer = Trainer.load(resume, net=net, **arguments) if resume else Trainer(net, **arguments)
     trainer.device.timed = True  # the report says how much of the copying was hidden
     return trainer

@@ -111,6 +111,9 @@ class Layer:
     `clock`               what changes from step to step (see vdnn.clock)
     ====================  ======================================================================================
 
+    On a GPU a step is recorded as a graph and replayed, so that a method may be called once for many steps: what
+    changes from step to step is in `clock`.
+
     A name with the default None is passed only if `shapes` declares it (`b=None`).  Optional methods: `evaluate`
     (forward-only plans; default `forward`) and `update_statistics` (an op of its own, so that a rerun of forward in
     the middle of backward changes nothing).  `inplace` declares legal aliases, such as {"y": "x", "dx": "dy"};

@@ -65,7 +65,7 @@ class Roofline:
 
 
 CORES = {70: 64, 72: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
-ATTAINED = 0.8  # of the published rates; what is not measured on a GPU is bound by memory, and comes about so near
+ATTAINED = 0.8  # of the published rates: supposed, for ops that are not measured, and that memory bounds
 
 
 @dataclass(frozen=True)

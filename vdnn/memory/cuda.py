@@ -16,7 +16,7 @@ import numpy as np
 
 from vdnn.kernels.cuda import CudaKernels
 from vdnn.kernels.cuda.driver import Block, CudaError, CupyDriver
-from vdnn.kernels.cuda.link import link_of
+from vdnn.kernels.cuda.link import SIZE, link_of
 from vdnn.layers.base import Array
 from vdnn.memory.bind import Bound, host_view
 from vdnn.memory.cost import Cost, DeviceCost
@@ -27,6 +27,7 @@ from vdnn.network import Network, Tensor
 from vdnn.units import format_bytes
 
 NOTHING = Block(0, 0, None)
+MIB = 1 << 20
 
 
 class CudaDevice(Device):
@@ -130,7 +131,12 @@ class CudaDevice(Device):
     def cost(self) -> Cost:
         """This GPU's published rates, the link as measured, and convolutions as cuDNN found them."""
         if self._cost is None:
-            self._cost = DeviceCost.of(self.driver.describe(), link_of(self.driver, self.streams))
+            room = self.driver.memory_info()[0] if self._budget is None else self._budget
+            try:
+                link = link_of(self.driver, self.streams, min(SIZE, max(MIB, room // 4)))
+            except CudaError as error:
+                raise DeviceError(f"there is no room to measure the link to the GPU: {error}") from error
+            self._cost = DeviceCost.of(self.driver.describe(), link)
         return self._cost
 
     def free_bytes(self) -> int:
@@ -248,8 +254,9 @@ class CudaDevice(Device):
     def rescued(self, plan: Plan) -> dict[str, Array]:
         """After the GPU was lost: {name: its undo copy} of everything that steps of `plan` update.
 
-        Each array is as it was before the step that failed or before the one before that: nothing can tell any more
-        which copies of the last step arrived.  Empty if no step of the plan ever ended.
+        Each array is as it was before the step that failed, or before the one before that, or, if its copy was cut
+        off, partly both: nothing can tell any more which copies of the last step arrived.  Empty if no step of the plan
+        ever ended.
         """
         schedule = self._schedules.get(id(plan))
         if schedule is None or not schedule.completed:

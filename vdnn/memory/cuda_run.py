@@ -177,6 +177,8 @@ class CudaRun:
     def wait(self) -> None:
         """Return when everything that was issued has ended; then raise what failed."""
         if not self.active:
+            if self.error is not None:  # somebody else has waited, and seen it
+                raise self.error
             return
         device = self.device
         try:

@@ -150,17 +150,24 @@ class Device(ABC):
         if arena_bytes <= self.arena_bytes and host_bytes <= self.host.nbytes:
             return
         self.check_idle()
+        if self.torn:
+            raise DeviceError("a failure left no whole weights that could keep their places; load a checkpoint first")
         kept = [(start, self.get(self.scratch(start, stop - start))) for start, stop in self.held.values()]
         before = self.arena_bytes, int(self.host.nbytes)
+        self.torn = True  # until the weights are back
         try:
             self._take(max(arena_bytes, before[0]), max(host_bytes, before[1]))
         except DeviceError:
             self._take(*before)
+            self._put_back(kept)
             raise
-        finally:
-            self._bound.clear()
-            for start, value in kept:
-                self.put(self.scratch(start, value.nbytes), value)
+        self._put_back(kept)
+
+    def _put_back(self, kept: list[tuple[int, Array]]) -> None:
+        self._bound.clear()
+        for start, value in kept:
+            self.put(self.scratch(start, value.nbytes), value)
+        self.torn = False
 
     def load(self, plan: Plan) -> Bound:
         """Bind every step of `plan` to its arrays; done once per plan.  Raises DeviceError if it cannot run here."""
@@ -186,7 +193,7 @@ class Device(ABC):
         if self.checked and plan not in SAFE:
             verify(plan)
         self._check_residents(plan)
-        if not self.arena_bytes and not self.host.size:
+        if not self.arena_bytes and not self.host.size and not self.torn:
             self.reserve(plan.arena_bytes, self.host_bytes_of(plan))
         for what, need, have in (
             ("arena", plan.arena_bytes, self.arena_bytes),
@@ -240,10 +247,10 @@ class Device(ABC):
     def start(self, plan: Plan, timed: bool = True) -> Any:
         """Begin a step: its streams run whatever is issued."""
         self.settle()
+        self.check_idle()
         if self.torn:
             raise DeviceError("a failed step left the weights half updated; load them from a checkpoint first")
         bound = self.load(plan)
-        self.check_idle()
         return self._start(plan, bound, timed)
 
     def restore(self, plan: Plan, run: Any) -> None:

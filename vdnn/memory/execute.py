@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -81,6 +82,8 @@ def _run_of(plan: Plan, device: Device, timed: bool) -> Iterator[tuple[Any, list
         try:
             yield run, events
         except BaseException as error:
+            if sys.is_finalizing():  # a step that nobody waited for: the device goes with the process
+                raise
             _stop(run)
             device.restore(plan, run)
             if run.failed_at >= 0 and error is run.error:

@@ -3,7 +3,7 @@
 Same names and arguments as the NumPy kernels.  What cuDNN also offers is left to our own kernels where its needs are
 not the layer's: its LRN and its pooling read y in backward, its batch norm moves running averages within forward (which
 may run again here) and may not write dx over dy, its average pooling divides otherwise at edges, and its max pooling
-breaks ties as it likes.
+breaks ties as it likes; after its softmax the loss would have to be read from p, where small ones are 0.
 """
 
 from __future__ import annotations

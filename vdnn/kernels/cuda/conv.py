@@ -166,7 +166,7 @@ class ConvKernels(Launching):
         self.convolutions.bias_gradient(address(dy), dy.shape, dy.dtype.name, self._stored(dy), address(db))
 
     def add_bias(self, y: Array, b: Array) -> None:
-        """y[:, k] += b[k]; channels-last by a kernel of our own, for which cuDNN's has been far slower."""
+        """y[:, k] += b[k]; channels-last by a kernel of our own, since others found cuDNN's far slower there."""
         if self._stored(y) == "nhwc" and self.storage == "nhwc":
             rows, K = y.size // y.shape[1], y.shape[1]
             grid, width = self.spread(rows, K)
