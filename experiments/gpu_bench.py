@@ -11,6 +11,7 @@ or predicted.  Status: 0, or 1 if something failed, or 2 if there is no GPU.  St
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import tempfile
 import time
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from gpu_about import RESULTS, about, refuse_without_gpu
 from gpu_bench_plan import (
     KEPT,
@@ -37,9 +37,8 @@ from gpu_bench_plan import (
     network_of,
     trainer_of,
 )
-from gpu_bench_report import TABLES, Report, Section
+from gpu_bench_report import TABLES, Report, Section, show
 from gpu_bench_torch import against_torch
-from rich.console import Console
 
 from vdnn import models
 from vdnn.kernels.cuda.driver import CudaError
@@ -272,7 +271,6 @@ SECTIONS: tuple[tuple[Callable[[Section], None], float], ...] = (  # (what, its 
 
 def measure_all(machine: Machine, report: Report, seconds: float, only: Sequence[str]) -> None:
     """Every section, one after the other; what one leaves of its time is for the others."""
-    console = Console(width=170)
     ends = time.monotonic() + seconds
     for function, share in SECTIONS:
         name = function.__name__
@@ -287,27 +285,33 @@ def measure_all(machine: Machine, report: Report, seconds: float, only: Sequence
         section.note(seconds=round(time.monotonic() - began, 1))
         rows = [row for row in report.section(name)["rows"] if row.get("fits", True)]
         if rows:
-            console.print(TABLES[name](rows))
+            show(TABLES[name], rows)
 
 
-@click.command()
-@click.option(
-    "--seconds", default=440.0, show_default=True, help="When to begin nothing new; watched, and cut 40 later."
-)
-@click.option(
-    "--dry", is_flag=True, help="Toy networks on test doubles: results say emulated, and are no measurements."
-)
-@click.option("--only", multiple=True, help="A section; may be given several times.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: experiments/results/gpu_bench.json.")
-def main(seconds: float, dry: bool, only: tuple[str, ...], out: Path | None) -> None:
-    """Measure vdnn on the GPU of this machine."""
-    unknown = set(only) - {function.__name__ for function, _ in SECTIONS}
-    if unknown:
-        raise click.BadParameter(f"no section {', '.join(sorted(unknown))}")
+def arguments() -> argparse.Namespace:
+    """What was asked for; argparse, since this runs with the Python that is there, whatever is installed."""
+    parser = argparse.ArgumentParser(description="Measure vdnn on the GPU of this machine.")
+    parser.add_argument(
+        "--seconds", type=float, default=440.0, help="when to begin nothing new; watched, and cut 40 later [440]"
+    )
+    parser.add_argument(
+        "--dry", action="store_true", help="toy networks on test doubles: results say emulated, and are no measurements"
+    )
+    names = [function.__name__ for function, _ in SECTIONS]
+    parser.add_argument("--only", action="append", default=[], choices=names, help="a section; as often as you like")
+    parser.add_argument("--out", type=Path, help="default: experiments/results/gpu_bench.json")
+    found = parser.parse_args()
+    if found.dry and found.out and RESULTS in found.out.resolve().parents:
+        parser.error(f"a dry run measures nothing, so it does not write into {RESULTS}")
+    return found
+
+
+def main() -> None:
+    """Measure, write and show."""
+    found = arguments()
+    seconds, dry, only, out = found.seconds, found.dry, found.only, found.out
     if dry:
         out = out or Path(tempfile.mkdtemp()) / "gpu_bench_emulated.json"
-        if RESULTS in out.resolve().parents:
-            raise click.BadParameter(f"a dry run measures nothing, so it does not write into {RESULTS}")
         head = {"about": {"device": "emulated", "note": "test doubles: no number here says anything about a GPU"}}
     else:
         refuse_without_gpu()

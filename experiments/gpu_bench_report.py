@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gpu_bench_plan import Machine, NothingFitsError
-from rich.table import Table
 
 BITS = ("weights_identical_to_keep_all", "weights_identical_to_keep_all_by_its_algorithms")
 
@@ -109,7 +108,9 @@ Row = Mapping[str, Any]
 GIB = 1 << 30
 
 
-def _table(title: str, rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> Table:
+def _table(title: str, rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> Any:
+    from rich.table import Table
+
     table = Table(title=title)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left")
@@ -127,7 +128,7 @@ def _text(*keys: str) -> Callable[[Row], str]:
     return lambda row: " ".join(str(row.get(key, "-")) for key in keys)
 
 
-def link_table(rows: Sequence[Row]) -> Table:
+def link_table(rows: Sequence[Row]) -> Any:
     """Bandwidths."""
     names = ("offload", "prefetch", "each_way_while_both_run")
     columns = {"copy, MiB": _number("copy_bytes", 1 / (1 << 20), ".0f")}
@@ -135,7 +136,7 @@ def link_table(rows: Sequence[Row]) -> Table:
     return _table("link", [row for row in rows if "copy_bytes" in row], columns)
 
 
-def algorithms_table(rows: Sequence[Row]) -> Table:
+def algorithms_table(rows: Sequence[Row]) -> Any:
     """The fastest of each layer and pass."""
     best: dict[Any, Row] = {}
     for row in rows:
@@ -153,7 +154,7 @@ def algorithms_table(rows: Sequence[Row]) -> Table:
     return _table("fastest algorithms", list(best.values()), columns)
 
 
-def steps_table(rows: Sequence[Row]) -> Table:
+def steps_table(rows: Sequence[Row]) -> Any:
     """Steps under policies and budgets."""
     columns = {
         "network": _text("network", "batch", "math"),
@@ -176,7 +177,7 @@ def steps_table(rows: Sequence[Row]) -> Table:
     return _table("steps", rows, columns)
 
 
-def torch_table(rows: Sequence[Row]) -> Table:
+def torch_table(rows: Sequence[Row]) -> Any:
     """Against PyTorch."""
     columns = {
         "network": _text("network", "batch", "math"),
@@ -195,10 +196,21 @@ def torch_table(rows: Sequence[Row]) -> Table:
     return _table("against PyTorch", rows, columns)
 
 
-TABLES: Mapping[str, Callable[[Sequence[Row]], Table]] = {
+TABLES: Mapping[str, Callable[[Sequence[Row]], Any]] = {
     "link": link_table,
     "algorithms": algorithms_table,
     "steps": steps_table,
     "vgg_in_12_gib": steps_table,
     "against_torch": torch_table,
 }
+
+
+def show(table: Callable[[Sequence[Row]], Any], rows: Sequence[Row]) -> None:
+    """Print rows as a table, or, where rich is not installed, as they are in the file."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        for row in rows:
+            print(json.dumps(row, default=str))
+    else:
+        Console(width=170).print(table(rows))

@@ -303,6 +303,7 @@ def loaded(path, make):
 
 @pytest.mark.parametrize("make", [residual, norm_dropout])
 def test_training_goes_on_bit_for_bit_from_a_checkpoint(make, tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors, which checkpoints need, is not installed")
     path = str(tmp_path / "half.safetensors")
     net = make()
     device = make_device("cuda", net, **MODES["tf32 nhwc"])
@@ -324,6 +325,7 @@ def test_training_goes_on_bit_for_bit_from_a_checkpoint(make, tmp_path):
 
 
 def test_what_was_saved_on_the_gpu_goes_on_on_the_host_and_back(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors, which checkpoints need, is not installed")
     path = str(tmp_path / "gpu.safetensors")
     net = residual()
     trainer = vdnn.Trainer(net, "vdnn_all", device=make_device("cuda", net), optimizer=optimizer(), seed=1)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy
-import threadpoolctl
 
 # Elements per operand that NumPy's loops may buffer.  NumPy >= 2.3 allocates these buffers in every operation on
 # strided arrays, used or not: with its default of 8192 elements that is 96 KiB each time, and slower.
@@ -42,6 +41,10 @@ class Blas:
     def find(self) -> list[tuple[Any, Callable[[int], Any]]]:
         """(its controller, the function that sets its number of threads) for every BLAS that is loaded."""
         if self.setters is None:
+            try:
+                import threadpoolctl
+            except ImportError:  # vdnn was not installed, it runs from its folder: then the BLAS threads as it likes
+                return []
             controllers = threadpoolctl.ThreadpoolController().lib_controllers
             self.setters = [(library, _setter(library)) for library in controllers if library.user_api == "blas"]
         return self.setters
