@@ -37,9 +37,11 @@ least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that pl
 
 # These two use the Python that is there, with its CuPy, cuDNN and PyTorch: nothing is installed.
 gpu-test:  ## test everything on this machine's GPU; writes experiments/results/gpu_test.json
+	@PYTHONPATH=. $(PYTHON) experiments/gpu_about.py
 	PYTHONPATH=. $(PYTHON) experiments/gpu_test.py
 
 gpu-bench:  ## measure this machine's GPU, alone and against PyTorch; writes experiments/results/gpu_bench.json
+	@PYTHONPATH=. $(PYTHON) experiments/gpu_about.py
 	PYTHONPATH=. $(PYTHON) experiments/gpu_bench.py
 
 clean:  ## remove the virtual environment

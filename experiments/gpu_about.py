@@ -1,4 +1,7 @@
-"""What the commands that need a GPU say of it: device and versions, and why there is none to be used."""
+"""What the commands that need a GPU say of it: device and versions, and why there is none to be used.
+
+Run by itself it says only the latter, and exits with status 2.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
 
 
 def why_no_gpu() -> str:
     """Why vdnn cannot use a GPU here, in one line, or "" if it can."""
-    from vdnn.kernels.cuda.driver import CudaError, missing
-
+    try:
+        from vdnn.kernels.cuda.driver import CudaError, missing
+    except ImportError as error:
+        return f"{error.name} is not installed for {sys.executable}"
     reason = missing()
     if not reason:
         try:
@@ -39,6 +42,8 @@ def refuse_without_gpu() -> None:
 
 def about() -> dict[str, Any]:
     """Device, versions, date (UTC) and commit: what belongs to every result.  Raises CudaError without a GPU."""
+    import numpy as np
+
     return {
         **_described(),
         "numpy": np.__version__,
@@ -93,3 +98,7 @@ def _output(command: list[str]) -> str:
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     return ""
+
+
+if __name__ == "__main__":
+    refuse_without_gpu()

@@ -28,7 +28,7 @@ def run(*command, **environment):
 
 
 @without_gpu
-@pytest.mark.parametrize("name", ["gpu_test.py", "gpu_bench.py"])
+@pytest.mark.parametrize("name", ["gpu_about.py", "gpu_test.py", "gpu_bench.py"])
 def test_a_command_says_in_one_line_why_there_is_no_gpu(name):
     command = ROOT / "experiments" / name
     found = run(str(command))
