@@ -34,6 +34,7 @@ from vdnn.building import build
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import Add, BatchNorm2d, Concat, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from vdnn.layers.base import Layer
+from vdnn.memory import host
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.device import DeviceError
 from vdnn.memory.execute import execute, walk
@@ -585,3 +586,22 @@ def test_the_clock_of_a_run_starts_at_its_first_step():
         began = time.perf_counter()
         trace = execute(plan, device)
         assert trace.step_seconds <= time.perf_counter() - began
+
+
+def test_a_slab_that_cannot_grow_leaves_the_weights_where_they_are(monkeypatch):
+    net = chain()
+    plan = plan_of(net)
+    with device_for(net, plan) as device:
+        before = resident(device, plan)
+        whole = host.slab
+
+        def refuses(nbytes):
+            if nbytes > plan.arena_bytes:
+                raise MemoryError("planted")
+            return whole(nbytes)
+
+        monkeypatch.setattr(host, "slab", refuses)
+        with pytest.raises(MemoryError, match="planted"):
+            device.grow(plan.arena_bytes + 512, 0)
+        assert not device.torn
+        assert_same_bits(resident(device, plan), before)

@@ -157,7 +157,7 @@ class Device(ABC):
         self.torn = True  # until the weights are back
         try:
             self._take(max(arena_bytes, before[0]), max(host_bytes, before[1]))
-        except DeviceError:
+        except (DeviceError, MemoryError):
             self._take(*before)
             self._put_back(kept)
             raise
