@@ -13,7 +13,6 @@ from vdnn.kernels.cuda.driver import COMPILE
 from vdnn.kernels.cuda.sources import REALS, source
 
 PLACES = ("nvidia/cuda_nvrtc/lib/libnvrtc.so.1[23]", "nvidia/cu13/lib/libnvrtc.so.13")
-CHARACTERS = ctypes.POINTER(ctypes.c_char_p)
 
 
 def nvrtc():

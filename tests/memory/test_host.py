@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conformance import Failing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import (
@@ -33,7 +34,6 @@ from vdnn import optimizers
 from vdnn.building import build
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import Add, BatchNorm2d, Concat, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
-from vdnn.layers.base import Layer
 from vdnn.memory import host
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.device import DeviceError
@@ -230,27 +230,6 @@ def test_random_fates_on_random_networks_give_the_bits_of_keeping_all(net, data)
 
 
 # ---- failures
-
-
-class Failing(Layer):
-    """The identity, until it is told to fail in one phase."""
-
-    kind = "failing"
-
-    def __init__(self):
-        self.fails = ""
-
-    def forward(self, kernels, x, y):
-        kernels.copy(x, y)
-        self.check_phase("forward")
-
-    def backward(self, kernels, dy, dx):
-        kernels.copy(dy, dx)
-        self.check_phase("backward")
-
-    def check_phase(self, phase):
-        if phase == self.fails:
-            raise ArithmeticError(f"{phase} fails")
 
 
 class FailingSGD(optimizers.SGD):

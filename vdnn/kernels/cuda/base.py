@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
+from vdnn.kernels.numpy.chunks import is_channels_last
 from vdnn.layers.base import Array
 
 BLOCK = 256  # threads of a block, THREADS of the source
@@ -63,6 +63,11 @@ class Launching:
         size = arrays[0].size
         self.launch(name, arrays[0], self.blocks(size), *arguments, size)
 
+    def add_rows(self, y: Array, b: Array, rows: int, K: int) -> None:
+        """y[n, k] += b[k], for y that lies as so many rows of K."""
+        grid, width = self.spread(rows, K)
+        self.launch("linear_add_rows", y, grid, y, b, rows, K, width)
+
     def over_images(self, size: int, N: int, each: int = 1) -> tuple[int, int]:
         """A grid for N images of `size` elements: a thread takes `each` of them, in about eight images where there are
         enough for all multiprocessors even so, and works out once what depends on their place.
@@ -94,11 +99,6 @@ def is_contiguous(a: Array) -> bool:
     return bool(a.flags.c_contiguous)
 
 
-def is_channels_last(a: Array) -> bool:
-    """Whether `a`: (N, C, H, W) is stored with its channels innermost."""
-    return a.ndim == 4 and bool(a.transpose(0, 2, 3, 1).flags.c_contiguous)
-
-
 def strides_of(a: Array) -> tuple[int, ...]:
     """Strides in elements; those of axes of size 1, which NumPy leaves open, as if `a` were dense."""
     return tuple(s // a.itemsize for s in a.strides)
@@ -110,11 +110,6 @@ def storage_of(*arrays: Array) -> str:
         if all(order(a) for a in arrays):
             return storage
     raise ValueError(f"arrays are neither all contiguous nor all channels-last: {[a.strides for a in arrays]}")
-
-
-def elements(shape: Sequence[int]) -> int:
-    """The number of elements of a shape."""
-    return prod(shape)
 
 
 def reciprocal(divisor: int) -> int:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy
 
-from vdnn.kernels.cuda.base import Launching, is_channels_last, is_contiguous, storage_of
+from vdnn.kernels.cuda.base import Launching, is_contiguous, storage_of
 from vdnn.kernels.cuda.driver import CudaError
 from vdnn.kernels.cuda.finding import Candidate, Problem
+from vdnn.kernels.numpy.chunks import is_channels_last
 from vdnn.kernels.numpy.geometry import Pair, geometry
 from vdnn.layers.base import Algorithm, Array, Shape
 
@@ -167,13 +168,11 @@ class ConvKernels(Launching):
 
     def add_bias(self, y: Array, b: Array) -> None:
         """y[:, k] += b[k]; channels-last by a kernel of our own, since others found cuDNN's far slower there."""
-        if self._stored(y) == "nhwc" and self.storage == "nhwc":
-            rows, K = y.size // y.shape[1], y.shape[1]
-            grid, width = self.spread(rows, K)
-            self.launch("linear_add_rows", y, grid, y, b, rows, K, width)
-            return
-        address = self.driver.address
-        self.convolutions.add_bias(address(y), y.shape, y.dtype.name, self._stored(y), address(b))
+        stored, address = self._stored(y), self.driver.address
+        if stored == self.storage == "nhwc":
+            self.add_rows(y, b, y.size // y.shape[1], y.shape[1])
+        else:
+            self.convolutions.add_bias(address(y), y.shape, y.dtype.name, stored, address(b))
 
     def _run(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdnn.kernels.cuda.base import Launching, check_alike, elements
+from vdnn.kernels.cuda.base import Launching, check_alike
 from vdnn.kernels.numpy.dropout import WORD, threshold
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 
 
 class DropoutKernels(Launching):

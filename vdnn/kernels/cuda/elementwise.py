@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vdnn.kernels.cuda.base import Launching, check_alike, dense_alike, elements, strides_of
+from vdnn.kernels.cuda.base import Launching, check_alike, dense_alike, strides_of
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 
 PIECE = 1 << 20  # elements: a few arrays of it stay in the L2 cache, from one function's end to the next one's start
 TILE = 32  # COPY_TILE of the source

@@ -24,9 +24,7 @@ class LinearKernels(Launching):
         """Write y = x w^T + b."""
         self._multiply(x, w, y, transpose_b=True)
         if b is not None:
-            N, K = y.shape
-            grid, width = self.spread(N, K)
-            self.launch("linear_add_rows", y, grid, y, b, N, K, width)
+            self.add_rows(y, b, *y.shape)
 
     def linear_backward_data(self, w: Array, dy: Array, dx: Array) -> None:
         """Write dx = dy w."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vdnn.kernels.cuda.base import BLOCK, WAVES, Launching, check_alike, elements
+from vdnn.kernels.cuda.base import BLOCK, WAVES, Launching, check_alike
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 
 MOST_PARTS = 1024  # sums that a mean is made of; their number depends on the shape alone, so bits do not on the device
 

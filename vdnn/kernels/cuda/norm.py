@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vdnn.kernels.cuda.base import BLOCK, Launching, elements, reciprocal, storage_of
+from vdnn.kernels.cuda.base import BLOCK, Launching, reciprocal, storage_of
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 
 LANES = 32  # channels that a block adds up side by side, where they lie so
 SLICE = 4096  # values that a block adds up, at least

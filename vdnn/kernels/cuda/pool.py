@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from vdnn.kernels.cuda.base import BLOCK, Launching, elements, is_contiguous, reciprocal, storage_of
+from vdnn.kernels.cuda.base import BLOCK, Launching, is_contiguous, reciprocal, storage_of
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 from vdnn.layers.window import Pair, Window
 
 RUN = 4  # elements of a plane for each thread, at least, that computes its mean

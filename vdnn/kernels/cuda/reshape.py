@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdnn.kernels.cuda.base import Launching, elements, storage_of
+from vdnn.kernels.cuda.base import Launching, storage_of
 from vdnn.kernels.cuda.elementwise import start_copy
 from vdnn.layers.base import Array
+from vdnn.layers.common import elements
 
 Pair = tuple[int, int]
 
