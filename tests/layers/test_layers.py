@@ -73,19 +73,21 @@ def test_max_pooling_passes_the_check(saves, shape, kernel, stride, dilation, ce
     check_layer(layer, shape)
 
 
+@pytest.mark.parametrize("saves", ["nothing", "input"])
 @few
 @given(images, pairs, pairs, st.booleans(), st.booleans(), st.booleans())
-def test_average_pooling_passes_the_check(shape, kernel, stride, ceil_mode, include, pad):
+def test_average_pooling_passes_the_check(saves, shape, kernel, stride, ceil_mode, include, pad):
     padding = tuple(k // 2 for k in kernel) if pad else 0
-    layer = AvgPool2d(kernel, stride, padding, ceil_mode, include)
+    layer = AvgPool2d(kernel, stride, padding, ceil_mode, include, saves)
     assume(fits(layer, shape))
     check_layer(layer, shape)
 
 
+@pytest.mark.parametrize("saves", ["nothing", "input"])
 @few
 @given(images)
-def test_global_average_pooling_passes_the_check(shape):
-    check_layer(GlobalAvgPool2d(), shape)
+def test_global_average_pooling_passes_the_check(saves, shape):
+    check_layer(GlobalAvgPool2d(saves), shape)
 
 
 @few
@@ -188,6 +190,13 @@ def test_a_layer_can_be_made_again_from_its_config(kind):
     assert again.config() == layer.config()
 
 
+@pytest.mark.parametrize("layer", [MaxPool2d(2, saves="input"), AvgPool2d(2, saves="input"), GlobalAvgPool2d("input")])
+def test_what_a_pool_saves_is_in_its_config(layer):
+    again = type(layer)(**layer.config())
+    assert again.saves == "input"
+    assert again.needs("backward") == layer.needs("backward")
+
+
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda c: c.__name__)
 def test_name_is_the_last_argument_and_empty(kind):
     last = list(inspect.signature(kind.__init__).parameters.values())[-1]
@@ -202,6 +211,8 @@ def test_name_is_the_last_argument_and_empty(kind):
         (lambda: MaxPool2d(2, saves="x"), "saves='x'"),
         (lambda: MaxPool2d(2, padding=2), "more than half"),
         (lambda: AvgPool2d(2, 0), "stride=0"),
+        (lambda: AvgPool2d(2, saves="indices"), 'saves=\'indices\' is neither "nothing" nor "input"'),
+        (lambda: GlobalAvgPool2d("avgpool"), 'saves=\'avgpool\' is neither "nothing" nor "input"'),
         (lambda: Dropout(1.5), "no probability"),
         (lambda: Dropout(float("nan")), "no probability"),
         (lambda: BatchNorm2d(momentum=2), "momentum=2"),
@@ -263,6 +274,10 @@ def test_signatures_stand_for_all_inputs():
 def test_needs_follow_the_instance():
     assert list(MaxPool2d(2).needs("backward")) == ["kernels", "indices", "dy", "dx", "workspace"]
     assert list(MaxPool2d(2, saves="input").needs("backward")) == ["kernels", "x", "y", "dy", "dx", "workspace"]
+    assert list(AvgPool2d(2).needs("backward")) == ["kernels", "dy", "dx", "workspace"]
+    assert list(AvgPool2d(2, saves="input").needs("backward")) == ["kernels", "x", "y", "dy", "dx", "workspace"]
+    assert list(GlobalAvgPool2d().needs("backward")) == ["kernels", "dy", "dx"]
+    assert list(GlobalAvgPool2d("input").needs("backward")) == ["kernels", "x", "y", "dy", "dx"]
     assert "y" in LeakyReLU(0.1).needs("backward")
     assert "x" in LeakyReLU(-0.1).needs("backward")
     assert "y" not in LeakyReLU(-0.1).inplace

@@ -119,8 +119,17 @@ class MaxPool2d(_Pool):
         kernels.max_pool_backward_input(x, y, dy, dx, self.window, workspace)
 
 
+def _check_saves(saves: str) -> None:
+    if saves not in ("nothing", "input"):
+        raise LayerError(f'saves={saves!r} is neither "nothing" nor "input"')
+
+
 class AvgPool2d(_Pool):
-    """y = the mean of each window; padding counts as zeros, or not at all if not `count_include_pad`."""
+    """y = the mean of each window; padding counts as zeros, or not at all if not `count_include_pad`.
+
+    saves   "nothing": backward takes dy alone; "input": it asks for x and y as well, as in the paper and cuDNN, whose
+            interface wants them although no number depends on them.  Both give the same bits.
+    """
 
     def __init__(
         self,
@@ -129,11 +138,16 @@ class AvgPool2d(_Pool):
         padding: Pairs = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        saves: str = "nothing",
         name: str = "",
     ) -> None:
         self._declare(kernel_size, stride, padding, 1, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
+        self.saves = saves
         self.name = name
+        _check_saves(saves)
+        if saves == "input":
+            self.backward = self._backward_input  # type: ignore[assignment, method-assign]
 
     def shapes(self, *x: Shape) -> Shapes:
         """Shapes of all arrays for the input shape (N, C, H, W)."""
@@ -152,14 +166,20 @@ class AvgPool2d(_Pool):
         # dx[h, w] = sum of dy / (number of elements of the window) over the windows that hold (h, w)
         kernels.avg_pool_backward(dy, dx, self.window, self.count_include_pad, workspace)
 
+    def _backward_input(self, kernels: Any, x: Array, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
+        kernels.avg_pool_backward(dy, dx, self.window, self.count_include_pad, workspace)
+
 
 class GlobalAvgPool2d(Layer):
-    """y: (N, C, 1, 1) = the mean of each channel's plane."""
+    """y: (N, C, 1, 1) = the mean of each channel's plane.  `saves`: see AvgPool2d."""
 
     kind = "pool"
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, saves: str = "nothing", name: str = "") -> None:
+        self.saves, self.name = saves, name
+        _check_saves(saves)
+        if saves == "input":
+            self.backward = self._backward_input  # type: ignore[assignment, method-assign]
 
     def shapes(self, *x: Shape) -> Shapes:
         """Shapes of all arrays for the input shape (N, C, H, W)."""
@@ -177,4 +197,7 @@ class GlobalAvgPool2d(Layer):
     def backward(self, kernels: Any, dy: Array, dx: Array) -> None:
         """Write dx."""
         # dx = dy / (H * W)
+        kernels.global_avg_pool_backward(dy, dx)
+
+    def _backward_input(self, kernels: Any, x: Array, y: Array, dy: Array, dx: Array) -> None:
         kernels.global_avg_pool_backward(dy, dx)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TypedDict, Unpack
 
-from vdnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
-from vdnn.network import Network, Tensor
+from vdnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
+from vdnn.models.common import hidden
+from vdnn.network import Network
 
 CHANNELS = (64, 128, 256, 512, 512)
 GROUPS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -58,17 +59,11 @@ def vgg(
             x = net.add(ReLU(), x, name=f"relu{group}_{i}")
         x = net.add(MaxPool2d(2, saves=saves), x, name=f"pool{group}")
     x = net.add(Flatten(), x, name="flatten")
-    x = _hidden(net, x, "6", dropout)
-    x = _hidden(net, x, "7", dropout)
+    x = hidden(net, x, 6, dropout)
+    x = hidden(net, x, 7, dropout)
     x = net.add(Linear(classes), x, name="fc8")
     net.add(SoftmaxCrossEntropy(), x, name="loss")
     return net
-
-
-def _hidden(net: Network, x: Tensor, number: str, dropout: float) -> Tensor:
-    x = net.add(Linear(4096), x, name=f"fc{number}")
-    x = net.add(ReLU(), x, name=f"relu{number}")
-    return net.add(Dropout(dropout), x, name=f"drop{number}") if dropout else x
 
 
 def vgg11(**options: Unpack[Options]) -> Network:
