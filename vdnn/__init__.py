@@ -6,7 +6,7 @@ from vdnn.descriptions import CheckpointError
 from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
-from vdnn.memory.cost import measured, roofline
+from vdnn.memory.cost import Contention, measured, roofline
 from vdnn.memory.cuda import CudaDevice
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions, Fate
 from vdnn.memory.device import Device, DeviceError
@@ -33,6 +33,7 @@ __all__ = [
     "Algorithm",
     "BudgetError",
     "CheckpointError",
+    "Contention",
     "CudaDevice",
     "DecisionError",
     "Decisions",

@@ -169,7 +169,7 @@ def test_of_equally_fast_algorithms_the_one_with_less_workspace_is_taken():
     tape = chain()
     assert trial.fastest(tape, COST)["f1"] == "fast"
     assert trial.least_workspace(tape, COST)["f1"] == "slow"
-    quick = roofline("host").__class__("memory-bound", 1e30, 1.0, 1.0, 1.0, 0.0, 0.0, 1)
+    quick = roofline("host", flops_per_second=1e30, bytes_per_second=1.0, attained=1.0, launch_seconds=0.0)
     assert trial.fastest(tape, quick)["f1"] == "slow"
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import csv
+import io
 import time
+from collections import Counter
 
 import networks
 import pytest
 from handmade import COST, OFFLOADED, SMALL, plan
 
 from vdnn import models
+from vdnn.memory.contention import Contention
 from vdnn.memory.cost import roofline
 from vdnn.memory.policy import POLICIES
 from vdnn.memory.simulate import oracle_seconds, simulate
@@ -33,6 +37,41 @@ def test_without_waits_streams_run_beside_each_other():
     trace = simulate(plan(SMALL, text), COST)
     assert trace.step_seconds == 6  # f1, f2, b2; x and y take 5 s on one stream, y leaves in 4 s on the other
     assert trace.stalls == ()
+
+
+@pytest.mark.parametrize("contention", [None, Contention()])
+def test_the_trace_says_when_each_stream_did_what(contention):
+    events = simulate(plan(SMALL, OFFLOADED), COST, contention).events
+    busy = {
+        stream: [(e.start, e.finish) for e in events if e.stream == stream and e.step.kind not in ("alloc", "free")]
+        for stream in ("compute", "offload", "prefetch")
+    }
+    assert busy == {"compute": [(1, 4), (4, 6), (12, 13)], "offload": [(4, 8)], "prefetch": [(0, 1), (8, 12)]}
+    at = [(e.step.name, e.start, e.finish) for e in events if e.step.kind == "free"]
+    assert at == [("x", 4, 4), ("y", 6, 6), ("y", 13, 13), ("y2", 13, 13), ("g", 13, 13)]
+
+
+def test_the_trace_names_the_tensor_of_each_stall():
+    trace = simulate(plan(SMALL, OFFLOADED), COST)
+    assert [(s.op, s.seconds, s.cause, s.copy) for s in trace.stalls] == [("f1", 1, "x", 1), ("b2", 6, "y", 10)]
+
+
+def test_the_trace_says_how_many_bytes_moved_each_way():
+    moved = Counter()
+    for line in csv.DictReader(io.StringIO(simulate(plan(SMALL, OFFLOADED), COST).to_csv())):
+        if line["kind"] in ("offload", "prefetch"):
+            moved[line["kind"]] += int(line["bytes"])
+    assert moved == {"offload": 4096, "prefetch": 1024 + 4096}
+
+
+@pytest.mark.parametrize(
+    ("contention", "times"),
+    [(None, [0, 1, 4, 8, 12, 13]), (Contention(link_share=0.5), [0, 2, 5, 13, 21, 22])],
+)
+def test_the_trace_says_what_is_live_when(contention, times):
+    timeline = simulate(plan(SMALL, OFFLOADED), COST, contention).timeline
+    assert timeline.times == times
+    assert timeline.total == [1024, 5120, 5120, 5120, 6144, 0]
 
 
 def test_the_oracle_copies_only_inputs_and_results():

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from vdnn.memory.hardware import Contention as Contention
+from vdnn.memory.hardware import Copies as Copies
+from vdnn.memory.hardware import CostError as CostError
+from vdnn.memory.hardware import Roofline as Roofline
+from vdnn.memory.hardware import hardware_names as hardware_names
+from vdnn.memory.hardware import hardware_table as hardware_table
+from vdnn.memory.hardware import is_number, require, require_bytes
+from vdnn.memory.hardware import roofline as roofline
 from vdnn.tape import Op, Tape
 
-
-class CostError(ValueError):
-    """Unknown hardware, or ops that have no time."""
+FORMAT = "vdnn times 1"
 
 
 class Cost(Protocol):
-    """What the simulator, and policies that weigh time, ask."""
+    """What the simulator, and policies that weigh time, ask.
+
+    A model may also have `contention` (Contention or None) and `launch_seconds`, the part of an op's time that nothing
+    slows; the simulator looks for them.
+    """
 
     @property
     def name(self) -> str:
@@ -36,34 +43,6 @@ class Cost(Protocol):
         """Seconds to copy `nbytes`; `kind` is offload (device to host) or prefetch (host to device)."""
 
 
-@dataclass(frozen=True)
-class Roofline:
-    """An op takes as long as its arithmetic or its memory traffic, whichever is longer, plus a launch.
-
-    seconds = max(flops / (rate flops_per_second), bytes / bytes_per_second) / attained + launch_seconds, where rate is
-    the algorithm's and bytes are those of all that the op reads and writes; workspaces are taken to stay in caches.
-    """
-
-    name: str
-    flops_per_second: float
-    bytes_per_second: float
-    attained: float
-    copy_bytes_per_second: float
-    launch_seconds: float
-    copy_latency_seconds: float
-    memory_bytes: int
-
-    def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
-        """Seconds that `op` takes by the algorithm of that name."""
-        moved = sum(tape.tensors[name].nbytes for name in (*op.reads, *op.writes))
-        arithmetic = op.flops / (op.algorithm(algorithm).rate * self.flops_per_second)
-        return max(arithmetic, moved / self.bytes_per_second) / self.attained + self.launch_seconds
-
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
-        """Seconds to copy `nbytes` either way."""
-        return nbytes / self.copy_bytes_per_second + self.copy_latency_seconds
-
-
 CORES = {70: 64, 72: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
 ATTAINED = 0.8  # of the published rates: supposed, for ops that are not measured, and that memory bounds
 
@@ -75,8 +54,6 @@ class DeviceCost:
     """
 
     rates: Roofline
-    offload_bytes_per_second: float
-    prefetch_bytes_per_second: float
 
     @classmethod
     def of(cls, about: Mapping[str, Any], link: Any) -> DeviceCost:
@@ -87,12 +64,13 @@ class DeviceCost:
             flops_per_second=2.0 * cores * about["clock_hertz"],
             bytes_per_second=about["memory_bytes_per_second"],
             attained=ATTAINED,
-            copy_bytes_per_second=min(link.offload, link.prefetch),
+            offload_bytes_per_second=link.offload,
+            prefetch_bytes_per_second=link.prefetch,
             launch_seconds=3e-6,
             copy_latency_seconds=link.latency,
             memory_bytes=about["memory_bytes"],
         )
-        return cls(rates, link.offload, link.prefetch)
+        return cls(rates)
 
     @property
     def name(self) -> str:
@@ -104,50 +82,59 @@ class DeviceCost:
         """All memory of the device."""
         return self.rates.memory_bytes
 
+    @property
+    def offload_bytes_per_second(self) -> float:
+        """The link's rate from device to host."""
+        return self.rates.offload_bytes_per_second
+
+    @property
+    def prefetch_bytes_per_second(self) -> float:
+        """The link's rate from host to device."""
+        return self.rates.prefetch_bytes_per_second
+
+    @property
+    def launch_seconds(self) -> float:
+        """The part of an op's time that nothing slows."""
+        return self.rates.launch_seconds
+
     def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
         """As measured, if the algorithm says; else by the rates."""
         return op.algorithm(algorithm).seconds or self.rates.op_seconds(tape, op, algorithm)
 
     def copy_seconds(self, nbytes: int, kind: str) -> float:
         """Seconds to copy `nbytes` that way."""
-        bandwidth = self.offload_bytes_per_second if kind == "offload" else self.prefetch_bytes_per_second
-        return nbytes / bandwidth + self.rates.copy_latency_seconds
-
-
-@cache
-def _table() -> dict[str, dict[str, Any]]:
-    text = files("vdnn.memory").joinpath("hardware.json").read_text(encoding="utf-8")
-    table: dict[str, dict[str, Any]] = json.loads(text)
-    return table
-
-
-def hardware_names() -> tuple[str, ...]:
-    """Hardware whose figures are known."""
-    return tuple(_table())
-
-
-def roofline(hardware: str = "titan-x") -> Roofline:
-    """The cost model of that hardware, from hardware.json.  Raises CostError with the closest names."""
-    if hardware not in _table():
-        near = difflib.get_close_matches(str(hardware).lower(), _table(), n=1, cutoff=0.4)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise CostError(f"no hardware is named {hardware!r}{hint}; there are {', '.join(_table())}")
-    figures = {k: v["value"] for k, v in _table()[hardware].items() if k != "description"}
-    return Roofline(hardware, **figures)
+        return self.rates.copy_seconds(nbytes, kind)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Times that were measured, by op's name, or "op by algorithm" where they differ; copies as on `link`."""
+    """Times that were measured, by op's name, or "op by algorithm" where they differ.
+
+    link     gives what was not measured: the time of copies, the memory, the contention
+    copies   the link as measured, in place of `link`'s
+    memory   bytes of the device, in place of `link`'s
+    slowing  what copies and compute at one time cost each other, in place of `link`'s contention
+    about    facts in free text: device, versions, date, threads
+    """
 
     name: str
     seconds: Mapping[str, float]
     link: Cost
+    copies: Copies | None = None
+    memory: int | None = None
+    slowing: Contention | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
-        """Device memory, that of `link`."""
-        return self.link.memory_bytes
+        """Device memory: as measured, or that of `link`."""
+        return self.link.memory_bytes if self.memory is None else self.memory
+
+    @property
+    def contention(self) -> Contention | None:
+        """As measured, or that of `link`; None if there is none."""
+        found: Contention | None = getattr(self.link, "contention", None) if self.slowing is None else self.slowing
+        return found
 
     def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
         """The measured time.  Raises CostError naming every op of the tape that has none."""
@@ -160,29 +147,86 @@ class Measured:
         return found
 
     def copy_seconds(self, nbytes: int, kind: str) -> float:
-        """Seconds to copy `nbytes`, as `link` has it."""
-        return self.link.copy_seconds(nbytes, kind)
+        """Seconds to copy `nbytes`: by the measured rates, or as `link` has it."""
+        return (self.copies.seconds if self.copies else self.link.copy_seconds)(nbytes, kind)
 
     def to_json(self) -> str:
-        """The times as one JSON object that `measured` reads."""
-        return json.dumps({"format": "vdnn times 1", "name": self.name, "seconds": dict(self.seconds)}, indent=1)
+        """The times, and what else was measured, as one JSON object that `measured` reads."""
+        data: dict[str, Any] = {"format": FORMAT, "name": self.name, "seconds": dict(self.seconds)}
+        if self.copies:
+            data["copy"] = asdict(self.copies)
+        if self.memory is not None:
+            data["memory_bytes"] = self.memory
+        if self.slowing:
+            data["contention"] = asdict(self.slowing)
+        if self.about:
+            data["about"] = dict(self.about)
+        return json.dumps(data, indent=1)
 
 
-def measured(table: Mapping[Any, float] | str | Path, link: str | Cost = "titan-x", name: str = "measured") -> Measured:
+def measured(
+    table: Mapping[Any, float] | str | Path,
+    link: str | Cost = "titan-x",
+    name: str = "measured",
+    *,
+    copy: Copies | Mapping[str, Any] | None = None,
+    memory_bytes: int | None = None,
+    contention: Contention | Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Measured:
     """The cost model of a table {op's name or (op's name, algorithm): seconds}, or of the JSON file with one.
 
-    link    hardware, or a cost model, that gives the time of copies and the memory
-    Raises CostError for what is no such table.
+    link    hardware, or a cost model, that gives what was not measured
+    copy, memory_bytes, contention, about   what was measured besides, see Measured; they replace those of a file
+    Raises CostError for what is no such table, and for figures that cannot be.
     """
+    given = {"copy": copy, "memory_bytes": memory_bytes, "contention": contention, "about": about}
     if isinstance(table, (str, Path)):
-        try:
-            data = json.loads(Path(table).read_text(encoding="utf-8"))
-            table, name = data["seconds"], data["name"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CostError(f"{table} is no table of times: {type(error).__name__}: {error}") from error
+        data = _read(Path(table))
+        times, name = data["seconds"], data["name"]
+        given = {k: data.get(k) if v is None else v for k, v in given.items()}
+    else:
+        times = table
     seconds: dict[str, float] = {}
-    for key, value in table.items():  # type: ignore[union-attr]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    for key, value in times.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise CostError(f"{key!r} takes {value!r}: not a number of seconds")
         seconds[key if isinstance(key, str) else " by ".join(key)] = float(value)
-    return Measured(name, seconds, roofline(link) if isinstance(link, str) else link)
+    return Measured(name, seconds, roofline(link) if isinstance(link, str) else link, *_figures(given))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of times.  Raises CostError if it is none."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = data.get("format", FORMAT), data["name"], data["seconds"]
+    except (AttributeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CostError(f"{path} is no table of times: {type(error).__name__}: {error}") from error
+    if found[0] != FORMAT or not isinstance(found[1], str) or not isinstance(found[2], dict):
+        raise CostError(f"{path} is no table of times: format {found[0]!r}, name {found[1]!r:.60}")
+    return data
+
+
+def _figures(given: Mapping[str, Any]) -> tuple[Copies | None, int | None, Contention | None, Mapping[str, Any]]:
+    memory, about = given["memory_bytes"], given["about"] or {}
+    if memory is not None:
+        require_bytes(memory)
+    require(isinstance(about, Mapping), "about", about, "an object of facts")
+    for fact, value in about.items():
+        require(isinstance(fact, str), "a fact's name", fact, "text")
+        require(isinstance(value, (str, bool)) or is_number(value), fact, value, "text or a number")
+    return _record(Copies, given["copy"], "copy"), memory, _record(Contention, given["contention"], "contention"), about
+
+
+Record = TypeVar("Record", Copies, Contention)
+
+
+def _record(kind: type[Record], data: Any, name: str) -> Record | None:
+    """The dataclass from its fields in JSON, or as it is.  Raises CostError."""
+    if data is None or isinstance(data, kind):
+        return data
+    try:
+        return kind(**data)
+    except TypeError as error:
+        wanted = ", ".join(f.name for f in fields(kind))
+        raise CostError(f"{name} is {data!r:.200}: not an object of {wanted}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdnn.memory.contention import Contention, contended
 from vdnn.memory.cost import Cost
 from vdnn.memory.plan import STREAMS, Plan
 from vdnn.memory.trace import Event, Trace
@@ -9,12 +10,19 @@ from vdnn.network import Role
 from vdnn.tape import Tape
 
 
-def simulate(plan: Plan, cost: Cost) -> Trace:
+def simulate(plan: Plan, cost: Cost, contention: Contention | None = None) -> Trace:
     """The trace of `plan` on a device where each step takes the time that `cost` says.
 
-    A step starts when the step before it on its stream and all steps that it waits for have finished; compute and
-    copies do not slow each other down.  Alloc and free take no time: their events say when the compute stream is there.
+    A step starts when the step before it on its stream and all steps that it waits for have finished.  Alloc and free
+    take no time: their events say when the compute stream is there.
+
+    contention  how compute and copies slow each other down, see `contended`; by default what the cost model says in its
+                `contention`, and if it has none, not at all
     """
+    if contention is None:
+        contention = getattr(cost, "contention", None)
+    if contention is not None:
+        return Trace(plan, contended(plan, cost, contention), "simulated")
     tape = plan.tape
     free = dict.fromkeys(STREAMS, 0.0)  # when each stream has done what it was given
     finish = [0.0] * len(plan.steps)

@@ -93,6 +93,12 @@ class Trace:
         return sum(finish - start for i, (start, finish) in self._times.items() if steps[i].kind in kinds)
 
     @cached_property
+    def moved_bytes(self) -> dict[str, int]:
+        """Bytes copied in the step: {"offload": device to host, "prefetch": host to device}."""
+        payload = self.plan.payload
+        return {kind: sum(payload(e.step.name) for e in self.events if e.step.kind == kind) for kind in COPIES}
+
+    @cached_property
     def stalls(self) -> tuple[Stall, ...]:
         """Where compute was idle, and which copy it waited for: of those the op waits for, the one that ended last.
 
@@ -214,7 +220,7 @@ class Trace:
 
     def to_json(self) -> str:
         """Figures, events, stalls and the memory timeline as one JSON object."""
-        figures = ("step_seconds", "compute_seconds", "copy_seconds", "hidden_copy_fraction", "average_bytes")
+        figures = ("step_seconds", "compute_seconds", "copy_seconds", "hidden_copy_fraction", "moved_bytes", "average_bytes")
         data: dict[str, Any] = {"format": "vdnn trace 1", "time": self.kind}
         data |= {name: getattr(self, name) for name in figures}
         data["events"] = [[e.index, e.stream, e.step.kind, e.step.name, e.start, e.finish] for e in self.events]
