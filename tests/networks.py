@@ -109,8 +109,8 @@ FATES = {
 # ---- running them
 
 
-def tape_of(net, purpose="step", optimizer="momentum"):
-    return build(net, NumpyKernels(THREADS), optimizers.get(optimizer), purpose)
+def tape_of(net, purpose="step", optimizer="momentum", **options):
+    return build(net, NumpyKernels(THREADS), optimizers.get(optimizer), purpose, **options)
 
 
 def plan_of(net, decisions=None, *, undo=True, purpose="step", optimizer="momentum"):

@@ -7,6 +7,7 @@ from networks import NETWORKS
 from networks import tape_of as real_tape
 from stubs import Add, Conv, Kernels, Loss, Norm, Optimizer, ReLU, Square, network, squares, tape_of, text
 
+from vdnn import layers
 from vdnn.building import build
 from vdnn.layers.base import Layer, LayerError, Shapes, Spec
 from vdnn.network import Network, Role
@@ -310,3 +311,83 @@ def test_a_step_needs_a_loss_an_optimizer_and_a_purpose_that_exists():
         build(network(Conv()), Kernels())
     with pytest.raises(ValueError, match="purpose 'train' is none of step, gradients, evaluate"):
         build(network(Conv()), Kernels(), Optimizer(), "train")
+
+
+# ---- views, sums in place, fused backward
+
+
+class AnyStrides(Kernels):
+    name, storage, takes_any_strides, accumulates = "any", "nchw", True, True
+
+
+def branches(kernels, **options):
+    """Two branches from one convolution, joined; then a linear layer."""
+    net = Network((2, 1, 8, 8), name="branches")
+    x = net.add(Conv(), net.input)
+    joined = net.add(layers.Concat(), net.add(ReLU(), net.add(Conv(), x)), net.add(Conv(), x))
+    net.add(Loss(), net.add(layers.Flatten(), joined))
+    return build(net, kernels(), Optimizer(), **options)
+
+
+def test_kernels_of_any_strides_join_gradients_and_flatten_without_ops():
+    plain, viewed = branches(Kernels), branches(AnyStrides)
+    assert [op.name for op in plain.ops if op.layer in ("concat1", "flatten1")] == [
+        "concat1.forward",
+        "flatten1.forward",
+        "flatten1.backward",
+        "concat1.backward",
+    ]
+    assert [op.name for op in viewed.ops if op.layer in ("concat1", "flatten1")] == ["concat1.forward"]
+    whole = viewed.buffer_of["loss1.dx"]
+    assert {viewed.buffer_of[name] for name in ("flatten1.dx", "concat1.dx0", "concat1.dx1", "relu1.dx")} == {whole}
+    assert viewed.buffer_of["flatten1.y"] == viewed.buffer_of["concat1.y"]
+
+
+def test_kernels_that_accumulate_add_to_a_gradient_in_place():
+    tape = branches(AnyStrides)
+    assert not [op for op in tape.ops if op.phase == "sum"]
+    assert [op.phase for op in branches(Kernels).ops if op.phase == "sum"] == ["sum"]
+    second = next(op for op in tape.ops if op.name == "conv2.backward_data")
+    assert "conv3.dx" in second.reads
+    assert tape.buffer_of["conv2.dx"] == "conv3.dx"
+
+
+def test_a_gradient_that_others_read_is_not_added_to():
+    net = Network((2, 1, 8, 8))
+    x = net.add(Conv(), net.input)
+    y = net.add(Conv(), x)
+    net.add(Loss(), net.add(Add(), y, x))  # the gradient of the sum is that of x, and y still reads it
+    tape = build(net, AnyStrides(), Optimizer())
+    assert [op.name for op in tape.ops if op.phase == "sum"] == ["conv1.y.sum1"]
+
+
+def test_what_a_view_shows_is_overwritten_only_when_nobody_reads_the_whole():
+    net = Network((2, 1, 8, 8))
+    x = net.add(Square(), net.add(Conv(), net.input))
+    flat = net.add(layers.Flatten(), x)
+    net.add(Loss(), net.add(ReLU(), flat))  # backward of square reads conv1.y, not square1.y
+    tape = build(net, AnyStrides(), Optimizer())
+    assert tape.buffer_of["relu1.y"] == tape.buffer_of["flatten1.y"] == "square1.y"
+    net = Network((2, 1, 8, 8))
+    x = net.add(Conv(), net.input)
+    net.add(Square(), x)
+    flat = net.add(layers.Flatten(), x)
+    net.add(Loss(), net.add(Add(), net.add(ReLU(), flat), net.add(layers.Flatten(), net.nodes[1].y)))
+    tape = build(net, AnyStrides(), Optimizer())
+    assert tape.buffer_of["flatten1.y"] == "conv1.y" != tape.buffer_of["relu1.y"]  # square still reads conv1.y
+
+
+def test_a_fused_backward_needs_what_both_need_and_takes_the_larger_workspace():
+    tape = branches(Kernels, fused=True)
+    op = next(op for op in tape.ops if op.name == "conv2.backward")
+    assert set(op.reads) == {"conv1.y", "conv2.w", "relu1.dx"} or set(op.reads) == {"conv1.y", "conv2.w", "concat1.dx0"}
+    assert op.writes == ("conv2.dw", "conv2.dx")
+    assert [(a.name, a.workspace) for a in op.algorithms] == [
+        ("plain+plain", 0),
+        ("plain+roomy", 512),
+        ("roomy+plain", 512),
+        ("roomy+roomy", 512),
+    ]
+    assert [op.phase for op in tape.ops if op.layer == "conv1"] == ["forward", "backward_weights"]  # no dx is wanted
+    split = branches(Kernels)
+    assert op.flops == sum(o.flops for o in split.ops if o.layer == "conv2" and o.phase != "forward")

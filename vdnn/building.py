@@ -9,36 +9,51 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdnn import clock
+from vdnn.aliases import Wish, legal_aliases
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
+from vdnn.layers.fused import Fused, is_split
 from vdnn.network import Network, Node, Role, Tensor
-from vdnn.tape import PURPOSES, Op, Tape
+from vdnn.tape import COUNTS, PURPOSES, Op, Tape
 
 
-def build(network: Network, kernels: Any, optimizer: Any = None, purpose: str = "step") -> Tape:
+def build(
+    network: Network,
+    kernels: Any,
+    optimizer: Any = None,
+    purpose: str = "step",
+    *,
+    fused: bool = False,
+    count: str = "all",
+) -> Tape:
     """The tape of `network` for one purpose, with workspaces as `kernels` declares them.
 
     optimizer   gives the names of its state and its update's workspace; None only for evaluate and gradients.
+    fused       one backward op for layers that have two, as in the paper
+    count       what takes bytes of the arena; see Tape
     Raises LayerError if the network cannot be trained (no loss; an output that nothing uses).
     """
     if purpose not in PURPOSES:
         raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
+    if count not in COUNTS:
+        raise ValueError(f"count {count!r} is none of {', '.join(COUNTS)}")
     if purpose == "step" and optimizer is None:
         raise ValueError("a tape with updates needs an optimizer; without one there are 'gradients' and 'evaluate'")
-    return _Builder(network, kernels, optimizer, purpose).build()
-
-
-Wish = Mapping[str, tuple[str, ...]]  # of one op: {tensor written: tensors whose bytes it may take, best first}
+    return _Builder(network, kernels, optimizer, purpose, fused, count).build()
 
 
 class _Builder:
     """Collects ops in order; the only state is what has been emitted so far."""
 
-    def __init__(self, network: Network, kernels: Any, optimizer: Any, purpose: str) -> None:
+    def __init__(self, network: Network, kernels: Any, optimizer: Any, purpose: str, fused: bool, count: str) -> None:
         self.network, self.kernels, self.optimizer, self.purpose = network, kernels, optimizer, purpose
+        self.fused, self.count = fused, count
+        self.accumulates = getattr(kernels, "accumulates", False)
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
         self.wishes: list[Wish] = []
+        self.views: dict[str, str] = {}  # {tensor: another that has the same bytes, or holds them as a part}
         self.partials: dict[str, list[str]] = {}  # {tensor: gradients received so far}
+        self.added: set[str] = set()  # gradients that an op wrote for one tensor alone: more may be added to them
         self.results: list[str] = []
         self.clock = Tensor("clock", (clock.SIZE,), clock.DTYPE, Role.INPUT)
 
@@ -63,10 +78,11 @@ class _Builder:
             storage=self.kernels.storage,
             threads=self.kernels.threads,
             tensors=self.tensors,
-            alias=_legal_aliases(self.ops, self.wishes, self.tensors, self.results),
+            alias=legal_aliases(self.ops, self.wishes, self.tensors, self.results, self.views),
             ops=tuple(self.ops),
             resident=resident,
             results=tuple(self.results),
+            count=self.count,
         )
 
     def _check_uses(self) -> None:
@@ -91,13 +107,15 @@ class _Builder:
         """One op of a layer: of the arguments offered, those that the method's signature names."""
         layer = node.layer
         work = "forward" if phase == "evaluate" and not hasattr(layer, "evaluate") else phase
-        needs = layer.needs(phase, len(node.inputs))
+        whole = Fused(layer) if phase == "backward" and is_split(layer) else None
+        needs = whole.needs(len(node.inputs)) if whole else layer.needs(phase, len(node.inputs))
         offered = {"clock": self.clock, **arguments}
         bound = {n: offered[n] for n in needs if n in offered}
         for tensor in bound.values():
             if tensor is not None:
                 self.tensors.setdefault(tensor.name, tensor)
         written = {n for n in writes if n in bound}
+        added_to = self._added_to(node, bound) if phase in BACKWARD else {}
         # statistics are updated in place, so they are read as well
         reads = [t.name for n, t in bound.items() if t and (n not in written or n in node.statistics)]
         self.ops.append(
@@ -106,18 +124,38 @@ class _Builder:
                 layer=node.name,
                 phase=phase,
                 arguments={n: t.name if t else None for n, t in bound.items()},
-                reads=tuple(dict.fromkeys(reads)),
+                reads=tuple(dict.fromkeys((*reads, *added_to.values()))),
                 writes=tuple(bound[n].name for n in bound if n in written and bound[n] is not None),  # type: ignore[union-attr]
-                algorithms=layer.algorithms(self.kernels, work, self.network.dtype, *node.input_shapes),
-                flops=layer.flops(work, *node.input_shapes),
+                algorithms=(
+                    whole.algorithms(self.kernels, self.network.dtype, *node.input_shapes)
+                    if whole
+                    else layer.algorithms(self.kernels, work, self.network.dtype, *node.input_shapes)
+                ),
+                flops=whole.flops(*node.input_shapes) if whole else layer.flops(work, *node.input_shapes),
                 kind=layer.kind,
             )
         )
         pairs = [(bound[out], bound[into]) for out, into in layer.inplace.items() if out in bound and into in bound]
-        self.wishes.append({y.name: (x.name,) for y, x in pairs if y is not None and x is not None})
+        wishes = {y.name: (x.name,) for y, x in pairs if y is not None and x is not None and y.name not in added_to}
+        self.wishes.append(wishes)
+        self.views |= added_to
+
+    def _added_to(self, node: Node, bound: Mapping[str, Tensor | None]) -> dict[str, str]:
+        """{a dx of the op: the gradient, received already, that the op adds its own to}, where kernels can."""
+        found = {}
+        for name, tensor in node.x.items():
+            dx, before = bound.get(f"d{name}"), self.partials.get(tensor.name)
+            if self.accumulates and dx is not None and before and before[0] in self.added:
+                found[dx.name] = before[0]
+        return found
 
     def _forward(self, node: Node) -> None:
         arguments = self._arguments(node)
+        if "y" in node.layer.views(self.kernels, len(node.inputs)):
+            self.tensors.setdefault(node.inputs[0].name, node.inputs[0])
+            self.tensors[node.y.name] = node.y
+            self.views[node.y.name] = node.inputs[0].name
+            return
         phase = "evaluate" if self.purpose == "evaluate" else "forward"
         self._emit(node, phase, arguments, ["y", *node.saved])
         if self.purpose == "step" and node.layer.method("update_statistics"):
@@ -136,9 +174,12 @@ class _Builder:
         dy = None if layer.is_loss else self._gradient(node)
         if layer.passes_gradient:
             assert dy is not None
+            self.added.discard(dy.name)  # several tensors have it now
             for name, tensor in node.x.items():
                 if wanted[name]:
                     self._receive(tensor, dy)
+            return
+        if dy is not None and self._pass_views(node, dy, wanted):
             return
         arguments = self._arguments(node)
         if dy is not None:
@@ -149,17 +190,34 @@ class _Builder:
             partial = Tensor(f"{node.name}.d{name}", tensor.shape, tensor.dtype, Role.GRADIENT)
             arguments[f"d{name}"] = partial if wanted[name] else None
         writes = [f"d{n}" for n in (*node.x, *node.parameters)]
-        for phase in BACKWARD:
-            if not layer.needs(phase, len(node.inputs)):
-                continue
-            if phase == "backward_data" and not any(wanted.values()):
-                continue
+        for phase in self._phases(node, any(wanted.values())):
             self._emit(node, phase, arguments, writes)
         self._updates(node)
         for name, tensor in node.x.items():
             gradient = arguments[f"d{name}"]
             if gradient is not None and gradient.name in self.tensors:
                 self._receive(tensor, gradient)
+                self.added.add(gradient.name)
+
+    def _phases(self, node: Node, wants_dx: bool) -> tuple[str, ...]:
+        """The backward ops of a layer, in order."""
+        if self.fused and is_split(node.layer) and wants_dx:
+            return ("backward",)
+        found = (phase for phase in BACKWARD if node.layer.needs(phase, len(node.inputs)))
+        return tuple(phase for phase in found if phase != "backward_data" or wants_dx)
+
+    def _pass_views(self, node: Node, dy: Tensor, wanted: Mapping[str, bool]) -> bool:
+        """Whether every dx is a view of dy, which is then passed on without an op."""
+        views = node.layer.views(self.kernels, len(node.inputs))
+        if node.parameters or any(views.get(f"d{name}") != "dy" for name in node.x):
+            return False
+        for name, tensor in node.x.items():
+            if wanted[name]:
+                part = Tensor(f"{node.name}.d{name}", tensor.shape, tensor.dtype, Role.GRADIENT)
+                self.tensors[part.name] = part
+                self.views[part.name] = dy.name
+                self._receive(tensor, part)
+        return True
 
     def _gradient(self, node: Node) -> Tensor:
         if node.y.name not in self.partials:
@@ -170,8 +228,8 @@ class _Builder:
     def _receive(self, tensor: Tensor, gradient: Tensor) -> None:
         """Take a gradient of `tensor`; a second one is added to the first by an op of its own."""
         partials = self.partials.setdefault(tensor.name, [])
-        if not partials:
-            partials.append(gradient.name)
+        if not partials or self.views.get(gradient.name) == partials[0]:
+            partials[:] = [gradient.name]
             return
         count = sum(op.target == tensor.name and op.phase == "sum" for op in self.ops)
         total = Tensor(f"{tensor.name}.sum{count + 1}", tensor.shape, tensor.dtype, Role.GRADIENT)
@@ -212,35 +270,3 @@ class _Builder:
                 )
             )
             self.wishes.append({})
-
-
-def _legal_aliases(
-    ops: list[Op], wishes: list[Wish], tensors: Mapping[str, Tensor], results: list[str]
-) -> dict[str, str]:
-    """{tensor: the tensor whose bytes it takes}: those of the wishes that can change no result.
-
-    A gradient may be overwritten by the last op that reads it.  A feature map may be brought back by running its maker
-    again, so it may be overwritten only by its sole reader: then nobody ever needs the old values.
-    """
-    readers: dict[str, list[int]] = {}
-    for i, op in enumerate(ops):
-        for name in op.reads:
-            readers.setdefault(name, []).append(i)
-    alias: dict[str, str] = {}
-    kept = set(results)  # what must not be overwritten: results, and what is overwritten already
-
-    def legal(i: int, into: str, out: str) -> bool:
-        old, new = tensors[into], tensors[out]
-        if old.nbytes != new.nbytes or into in kept or list(ops[i].arguments.values()).count(into) > 1:
-            return False
-        if old.role is Role.GRADIENT:
-            return readers[into][-1] == i
-        return old.role is Role.FEATURE and readers[into] == [i]
-
-    for i, wish in enumerate(wishes):
-        for out, candidates in wish.items():
-            into = next((c for c in candidates if legal(i, c, out)), None)
-            if into is not None:
-                alias[out] = into
-                kept.add(into)
-    return alias

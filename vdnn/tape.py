@@ -17,6 +17,7 @@ from vdnn.network import Role, Tensor
 
 GRANULE = 512  # bytes: sizes and offsets of buffers are multiples of it, on every device
 PURPOSES = ("step", "gradients", "evaluate")
+COUNTS = ("all", "weights", "features")
 FORWARD_PHASES = ("forward", "evaluate", "update_statistics")
 
 
@@ -71,16 +72,18 @@ class Op:
 class Buffer:
     """The bytes that one or several tensors share (an in-place ReLU's x and y).  Fates and offsets belong to buffers.
 
-    `nbytes` is the largest tensor's size in whole granules; `role` that of its tensors.
+    `nbytes` is the largest tensor's size in whole granules; `role` that of its tensors.  What the tape does not count
+    lies outside of the arena: there it has no bytes at all.
     """
 
     name: str
     tensors: tuple[Tensor, ...]
+    is_counted: bool = True
 
     @cached_property
     def payload(self) -> int:
         """Bytes of the largest of its tensors, without padding."""
-        return max(t.nbytes for t in self.tensors)
+        return max(t.nbytes for t in self.tensors) if self.is_counted else 0
 
     @cached_property
     def nbytes(self) -> int:
@@ -105,6 +108,9 @@ class Tape:
     alias     {tensor: the tensor whose bytes it uses}, for those that own none
     resident  names of what stays on the device from step to step, in the order in which it is laid out
     results   names of what is copied to the host when it is ready
+    count     what takes bytes of the arena: "all"; "weights": of what stays and of weight gradients only the weights,
+              so each weight once, as in the paper's Fig. 4; "features": convolution weights only, as its peaks count.
+              Only a tape that counts all can be run.
     """
 
     network: str
@@ -119,6 +125,7 @@ class Tape:
     ops: tuple[Op, ...]
     resident: tuple[str, ...]
     results: tuple[str, ...]
+    count: str = "all"
 
     @cached_property
     def buffers(self) -> dict[str, Buffer]:
@@ -126,7 +133,20 @@ class Tape:
         members: dict[str, list[Tensor]] = {}
         for name, tensor in self.tensors.items():
             members.setdefault(self.buffer_of[name], []).append(tensor)
-        return {name: Buffer(name, tuple(tensors)) for name, tensors in members.items()}
+        outside = self._outside()
+        return {name: Buffer(name, tuple(tensors), name not in outside) for name, tensors in members.items()}
+
+    def _outside(self) -> set[str]:
+        """Tensors that are not counted."""
+        if self.count == "all":
+            return set()
+        roles = {Role.WEIGHT_GRADIENT, Role.STATE, Role.STATISTICS}
+        filters = {name for op in self.ops if "conv" in op.kind for name in op.reads}
+        return {
+            name
+            for name, tensor in self.tensors.items()
+            if tensor.role in roles or (self.count == "features" and tensor.role is Role.WEIGHT and name not in filters)
+        }
 
     @cached_property
     def buffer_of(self) -> dict[str, str]:

@@ -146,6 +146,13 @@ class Layer:
             size *= n
         return size
 
+    def views(self, kernels: Any, inputs: int = 1) -> Mapping[str, str]:
+        """{result: argument}: results that need no op, since these kernels can take the argument's bytes for them.
+
+        Such as y of Flatten where storage is in logical order.  Default: none.
+        """
+        return {}
+
     def method(self, phase: str) -> Callable[..., None] | None:
         """The method that computes this phase, or None."""
         if phase == "evaluate" and not hasattr(self, "evaluate"):

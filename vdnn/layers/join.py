@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vdnn.layers.base import Array, Layer, Shape, ShapeError, Shapes
@@ -27,6 +28,10 @@ class Concat(Layer):
                     f"({', '.join(map(str, (first[0], *fit[1:])))}) with any C would fit beside {first}"
                 )
         return Shapes((first[0], sum(s[1] for s in x), *first[2:]))
+
+    def views(self, kernels: Any, inputs: int = 1) -> Mapping[str, str]:
+        """Each dx is a part of dy, where kernels take arrays with any strides."""
+        return {f"dx{i}": "dy" for i in range(inputs)} if getattr(kernels, "takes_any_strides", False) else {}
 
     def flops(self, phase: str, *x: Shape) -> int:
         """None: it only copies."""

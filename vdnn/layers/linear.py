@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdnn.layers.base import Array, Init, Layer, Shape, ShapeError, Shapes, Spec
+from vdnn.layers.base import DEFAULT, Algorithm, Array, Init, Layer, Shape, ShapeError, Shapes, Spec
 from vdnn.layers.conv import count
 
 
@@ -27,6 +27,12 @@ class Linear(Layer):
         if self.bias:
             parameters["b"] = Spec((self.out_features,), init=init)
         return Shapes((N, self.out_features), parameters)
+
+    def algorithms(self, kernels: Any, phase: str, dtype: str, *x: Shape) -> tuple[Algorithm, ...]:
+        """One, with the rate that the kernel set tells, if it does."""
+        declared = getattr(kernels, "linear_algorithms", None)
+        found: tuple[Algorithm, ...] = declared(phase, *x[0], self.out_features) if declared else DEFAULT
+        return found
 
     def flops(self, phase: str, *x: Shape) -> int:
         """2 N IN OUT in every phase."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vdnn.layers.base import Algorithm, Array, Layer, LayerError, Shape, ShapeError, Shapes
@@ -20,6 +21,10 @@ class Flatten(Layer):
         if len(x[0]) < 2:
             raise ShapeError(f"{label(self)}: x {x[0]} has no features; (N, C, H, W) or (N, F) would fit")
         return Shapes((x[0][0], elements(x[0][1:])))
+
+    def views(self, kernels: Any, inputs: int = 1) -> Mapping[str, str]:
+        """All of it, where storage is in logical order."""
+        return {"y": "x", "dx": "dy"} if kernels.storage == "nchw" else {}
 
     def flops(self, phase: str, *x: Shape) -> int:
         """None: it only copies."""

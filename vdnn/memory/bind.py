@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from vdnn.layers.base import Array
+from vdnn.layers.fused import Fused, is_split
 from vdnn.memory.decisions import Fate
 from vdnn.memory.measure import Access
 from vdnn.memory.plan import Plan, PlanError, Step, workspace_of
@@ -93,10 +94,10 @@ class Bound:
         on_device = device.scratch(offset, nbytes)
         self._note(i, on_device, step.kind == "offload", step.kind == "prefetch")
         buffer = plan.tape.buffers[step.name]
-        places: tuple[int, ...] = (step.offset,) * device.slots
+        is_input = buffer.role is Role.INPUT
+        places = self._places[step.name] if is_input else (step.offset,) * device.slots
         if step.kind == "prefetch":
-            if buffer.role is Role.INPUT:
-                places = self._places[step.name]
+            if is_input:
                 for inputs, place in zip(self.inputs, places, strict=True):
                     for tensor in buffer.tensors:
                         inputs[tensor.name] = self._on_host(place, tensor)
@@ -161,9 +162,13 @@ def call_of(op: Op, arrays: Mapping[str, Array], algorithm: str, workspace: Arra
             raise PlanError(f"{op.name} needs an optimizer, and the device was made without one")
         return partial(device.optimizer.update, kernels=kernels, workspace=workspace, **arrays)
     layer = device.network[op.layer].layer
+    services = {"xp": kernels.xp, "kernels": kernels, "algorithm": algorithm, "workspace": workspace}
+    inputs = len(device.network[op.layer].inputs)
+    if op.phase == "backward" and is_split(layer):
+        whole = Fused(layer)
+        return partial(whole.backward, inputs, **arrays, **services)
     method = layer.method(op.phase)
     if method is None:
         raise PlanError(f"{op.name}: {layer} has no method for {op.phase}")
-    services = {"xp": kernels.xp, "kernels": kernels, "algorithm": algorithm, "workspace": workspace}
-    named = layer.needs(op.phase, len(device.network[op.layer].inputs))
+    named = layer.needs(op.phase, inputs)
     return partial(method, **arrays, **{k: v for k, v in services.items() if k in named})
