@@ -11,6 +11,7 @@ from networks import NETWORKS as BUILDERS
 import vdnn
 from vdnn.fitting import least_plan
 from vdnn.memory.policy import POLICIES
+from vdnn.memory.rules import offload_inputs, under
 
 STEPS = 3
 NETWORKS = {build.__name__: build for build in BUILDERS}
@@ -29,7 +30,12 @@ def offload_each_use(tape):
     return vdnn.Decisions(dict.fromkeys(tape.saved, vdnn.OFFLOAD), ahead=0, returns="each")
 
 
-EVERY = {**{name: name for name in POLICIES}, "own": largest_first, "each": offload_each_use}
+def paper_rules(tape):
+    """The paper's copies on one stream, joined after every layer that copied."""
+    return under("paper", offload_inputs(tape, ("conv", "pool"), "paper"))
+
+
+EVERY = {**{name: name for name in POLICIES}, "own": largest_first, "each": offload_each_use, "paper": paper_rules}
 
 
 def data(net):

@@ -111,6 +111,9 @@ def test_a_plan_that_does_not_fit_prints_the_smallest_and_what_would_fit():
         (["digits_vgg", "--batch", "0"], "--batch"),
         (["digits_vgg", "--optimizer", "lion"], "'sgd', 'momentum', 'adam'"),
         (["digits_vgg", "--algorithms", "fast"], "'performance', 'memory', 'mixed'"),
+        (["digits_vgg", "--rules", "mine"], "'ours', 'paper'"),
+        (["digits_vgg", "--count", "some"], "'all', 'weights', 'features'"),
+        (["digits_vgg", "--kernels", "cudnn4", "--threads", "2"], "threads=2: the kernel set cudnn4"),
         ([], "Missing argument 'NETWORK'"),
     ],
 )
@@ -240,3 +243,25 @@ def test_a_budget_that_no_policy_fits_names_the_least_for_the_batch_and_that_fit
     assert CliRunner().invoke(main, [*arguments, least]).exit_code == 0
     smaller = f"{int(least.removesuffix('MiB')) - 1}MiB"
     assert CliRunner().invoke(main, [*arguments, smaller]).exit_code == 3
+
+
+# ---- the paper's rules
+
+
+def test_the_papers_rules_and_count_are_said_in_the_object():
+    arguments = ["alexnet", "--batch", 128, "--policy", "vdnn_all", "--rules", "paper", "--count", "features"]
+    found, result = plan_json(*arguments)
+    assert result.exit_code == 0
+    assert (found["rules"], found["count"], found["kernels"]) == ("paper", "features", "cudnn4")
+    assert round(found["offloaded_bytes"] / 2**20) == 349
+    assert sum(found["breakdown"].values()) == found["peak_bytes"]
+
+
+def test_googlenet_under_the_papers_rules_has_no_lrn():
+    found, _ = plan_json("googlenet", "--batch", 128, "--policy", "vdnn_conv", "--rules", "paper")
+    assert round(found["offloaded_bytes"] / 2**20) == 1367
+
+
+def test_our_rules_take_the_kernels_of_the_paper_too():
+    found, _ = plan_json("vgg11", "--kernels", "cudnn4")
+    assert (found["rules"], found["kernels"]) == ("ours", "cudnn4")

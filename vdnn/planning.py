@@ -34,6 +34,8 @@ def plan(
     undo: bool = False,
     purpose: str = "step",
     cost: Cost | None = None,
+    rules: str = "ours",
+    count: str = "all",
     verify: bool = True,
 ) -> Plan:
     """The plan of one training step, with every byte and every wait decided.
@@ -47,9 +49,16 @@ def plan(
                 of another plan
     cost        times to decide by; default: the hardware's roofline
     purpose     "step", "gradients" or "evaluate"
+    kernels     a kernel set, or the name of one: "numpy", or "cudnn4", which the paper measured and nothing runs
+    rules       "ours", or "paper": its waits, streams, prefetch search, pooling and fused backward, with cudnn4 unless
+                other kernels are given (vdnn.memory.rules); only for a network
+    count       what takes bytes: "all"; "weights": each weight once, no weight gradients, no optimizer state;
+                "features": of these only the weights of convolutions, as the paper's peaks count
     Raises BudgetError if the budget is too small; it says what would fit.
     """
-    setting = make_setting(network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost)
+    setting = make_setting(
+        network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost, rules, count
+    )
     chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
     made = setting.make(policy, chosen)
     limited = budget is not None or not isinstance(policy, (Mapping, Decisions))
@@ -82,6 +91,8 @@ def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | No
         "optimizer": plan.tape.optimizer,
         "kernels": plan.tape.kernels,
         "threads": plan.tape.threads,
+        "rules": "paper" if plan.decisions.sync == "layer" else "ours",
+        "count": plan.tape.count,
         "budget_bytes": budget,
         "fits": plan.arena_bytes <= budget,
         "peak_bytes": plan.peak_bytes,

@@ -13,6 +13,7 @@ from vdnn.memory.cost import Cost, roofline
 from vdnn.memory.decisions import Decisions, Fate, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
+from vdnn.memory.rules import RULES, under
 from vdnn.network import Network
 from vdnn.tape import Tape
 from vdnn.units import parse_bytes
@@ -21,6 +22,13 @@ Fates = Mapping[Any, Fate] | Decisions
 AnyPolicy = str | Callable[..., Any] | Fates
 Choice = str | Mapping[str, str] | Plan
 CHOICES = ("performance", "memory", "mixed")
+
+
+class SettingError(ValueError):
+    """Arguments of a plan that contradict each other, or name nothing."""
+
+
+KERNELS = ("numpy", "cudnn4")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Setting:
     cost: Cost
     budget: int
     undo: bool
+    rules: str = "ours"
 
     def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
         """The plan under `policy`, whether it fits the budget or not."""
@@ -43,14 +52,16 @@ class Setting:
     def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> tuple[str, Decisions]:
         """(the policy's name, its resolved decisions)."""
         if isinstance(policy, (Mapping, Decisions)):
-            return "", resolve(policy, self.tape, algorithms)
-        return policies.decide(policy, self.tape, self.budget, self.cost, algorithms)
+            return "", under(self.rules, resolve(policy, self.tape, algorithms))
+        name, decisions = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules)
+        return name, under(self.rules, decisions)
 
     def with_batch(self, batch: int) -> Setting:
         """The same for another batch size; only for a network."""
         assert self.network is not None
         network = self.network.with_batch(batch)
-        return replace(self, network=network, tape=build(network, self.kernels, self.optimizer, self.tape.purpose))
+        tape = _build(network, self.kernels, self.optimizer, self.tape.purpose, self.rules, self.tape.count)
+        return replace(self, network=network, tape=tape)
 
     def with_budget(self, budget: int) -> Setting:
         """The same for another budget in bytes."""
@@ -68,39 +79,70 @@ def make_setting(
     undo: bool = False,
     purpose: str = "step",
     cost: Cost | None = None,
+    rules: str = "ours",
+    count: str = "all",
 ) -> Setting:
     """The tape, the cost model and the budget that these arguments of `plan` stand for.
 
-    Raises ValueError for arguments that contradict a tape, or kernels, that were given.
+    Raises SettingError, or ValueError for arguments that contradict a tape, or kernels, that were given.
     """
-    if kernels is not None and threads not in (None, getattr(kernels, "threads", threads)):
+    if rules not in RULES:
+        raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}")
+    if (
+        kernels is not None
+        and not isinstance(kernels, str)
+        and threads not in (None, getattr(kernels, "threads", threads))
+    ):
         raise ValueError(f"threads={threads} contradicts kernels={kernels.name} with {kernels.threads} threads")
     cost = roofline(hardware) if cost is None else cost
     allowed = cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
-        _check_tape(network, optimizer, threads, purpose)
-        return Setting(network, None, kernels, optimizer, cost, allowed, undo)
+        _check_tape(network, optimizer, threads, purpose, count)
+        return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
-    if kernels is None:
-        from vdnn.kernels.numpy import NumpyKernels
-
-        kernels = NumpyKernels(threads)
+    if kernels is None or isinstance(kernels, str):
+        kernels = kernels_named(kernels or ("cudnn4" if rules == "paper" else "numpy"), threads)
     if isinstance(optimizer, str):
         from vdnn import optimizers
 
         optimizer = optimizers.get(optimizer)
     network = network.with_batch(batch) if batch is not None else network
-    return Setting(build(network, kernels, optimizer, purpose), network, kernels, optimizer, cost, allowed, undo)
+    if rules == "paper":
+        from vdnn.models import paper
+
+        network = paper(network)
+    tape = _build(network, kernels, optimizer, purpose, rules, count)
+    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules)
 
 
-def _check_tape(tape: Tape, optimizer: Any, threads: int | None, purpose: str) -> None:
+def _build(network: Network, kernels: Any, optimizer: Any, purpose: str, rules: str, count: str) -> Tape:
+    return build(network, kernels, optimizer, purpose, fused=rules == "paper", count=count)
+
+
+def kernels_named(name: str, threads: int | None = None) -> Any:
+    """The kernel set of that name, for planning.  Raises SettingError."""
+    if name == "numpy":
+        from vdnn.kernels.numpy import NumpyKernels
+
+        return NumpyKernels(threads)
+    if name == "cudnn4":
+        from vdnn.kernels.cudnn4 import Cudnn4Kernels
+
+        if threads not in (None, 1):
+            raise SettingError(f"threads={threads}: the kernel set cudnn4 is a GPU's and has no threads")
+        return Cudnn4Kernels()
+    raise SettingError(f"no kernel set is named {name!r}; for planning there are {', '.join(KERNELS)}")
+
+
+def _check_tape(tape: Tape, optimizer: Any, threads: int | None, purpose: str, count: str) -> None:
     """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
     name = getattr(optimizer, "name", optimizer)
     asked = {
         "purpose": (purpose, tape.purpose, purpose == "step"),
+        "count": (count, tape.count, count == "all"),
         "threads": (threads, tape.threads, threads is None),
         "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
     }

@@ -16,6 +16,7 @@ from vdnn.layers.base import Algorithm, Layer, Shapes, Spec
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan, PlanError
+from vdnn.memory.rules import offload_inputs, under
 from vdnn.memory.verify import verify
 from vdnn.network import Network, Role
 from vdnn.tape import GRANULE, Tape
@@ -233,6 +234,17 @@ def test_verifier_and_oracle_agree_on_every_mutant(network, policy, record_prope
     print(f"{network}, {policy}: {len(safe) - sum(safe)} unsafe mutants refused, {sum(safe)} safe ones accepted")
     assert any(safe)
     assert not all(safe)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_verifier_and_oracle_agree_on_mutants_of_plans_by_the_papers_rules(network):
+    tape = planned(network, "mix").tape
+    decisions = under("paper", resolve(offload_inputs(tape, ("conv", "pool"), "paper"), tape, {}))
+    plan = make_plan(tape, decisions, undo=True)
+    assert agrees("the plan itself", plan)
+    verdicts = [agrees(*mutant) for mutant in mutants(plan, random.Random(network), per_kind=8)]
+    assert any(verdicts)
+    assert not all(verdicts)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -39,22 +39,23 @@ def usage_errors() -> Iterator[None]:
     from vdnn.memory.decisions import DecisionError
     from vdnn.memory.policy import PolicyError
     from vdnn.plot import PlotError
+    from vdnn.setting import SettingError
     from vdnn.units import UnitError
 
     try:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
         raise
-    except (CostError, DecisionError, LayerError, OSError, PlotError, PolicyError, UnitError) as error:
+    except (CostError, DecisionError, LayerError, OSError, PlotError, PolicyError, SettingError, UnitError) as error:
         raise click.UsageError(str(error)) from error
 
 
-def network_named(name: str, batch: int) -> Network:
+def network_named(name: str, batch: int, rules: str = "ours") -> Network:
     """The network that a user named, or a usage error."""
     from vdnn import models
 
     try:
-        return models.get(name, batch=batch)
+        return models.get(name, batch=batch, rules=rules)
     except (ImportError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 

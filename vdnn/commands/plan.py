@@ -27,9 +27,35 @@ setting_options = with_options(
     ),
     click.option("--hardware", default="titan-x", show_default=True, help="Whose speed and memory: a name."),
     click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam"]), default="momentum", show_default=True),
+    click.option(
+        "--rules",
+        type=click.Choice(["ours", "paper"]),
+        default="ours",
+        show_default=True,
+        help="Whose scheduling: paper is vDNN's own, with its variant of the network.",
+    ),
+    click.option(
+        "--count",
+        type=click.Choice(["all", "weights", "features"]),
+        default="all",
+        show_default=True,
+        help="What takes bytes: all; weights once; of the weights those of convolutions only, as in vDNN's peaks.",
+    ),
+    click.option(
+        "--kernels",
+        type=click.Choice(["numpy", "cudnn4"]),
+        help="Whose algorithms and workspaces.  [default: numpy; under --rules paper cudnn4]",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation on a CPU."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
 )
+
+
+COUNTED = {
+    "all": "everything",
+    "weights": "weights once, without gradients and optimizer state",
+    "features": "of the weights those of convolutions only",
+}
 
 
 @click.command(short_help="Say what one training step takes.")
@@ -90,7 +116,7 @@ def _check_writable(path: str) -> None:
 
 
 def _network(setting: dict[str, Any]) -> Network:
-    return network_named(setting.pop("network"), setting.pop("batch"))
+    return network_named(setting.pop("network"), setting.pop("batch"), setting["rules"])
 
 
 def _planned(
@@ -120,6 +146,7 @@ def _describe(summary: dict[str, Any]) -> str:
         f"{summary['network']}, batch {summary['batch']}, {summary['optimizer']}, on {summary['hardware']}",
         f"{summary['policy']} with algorithms {summary['algorithms']}: {fits}",
         f"times {summary['time']}; kernels {summary['kernels']}, threads {summary['threads']}",
+        f"rules {summary['rules']}; counted: {COUNTED[summary['count']]}",
         "",
     ]
     shown = ("budget", "arena", "peak", "average", "floor", "host", "offloaded")

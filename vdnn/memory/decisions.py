@@ -19,6 +19,13 @@ class Fate(StrEnum):
     DROP = "drop"  # is forgotten; if backward reads it, its forward op runs again
 
 
+CHOICES: Mapping[str, tuple[Any, Any]] = {
+    "lifetimes": ("sliding", "network"),
+    "returns": ("once", "each"),
+    "sync": ("bytes", "layer"),
+    "streams": (2, 1),
+    "inputs": ("fetched", "copied"),
+}
 KEEP, OFFLOAD, DROP = Fate.KEEP, Fate.OFFLOAD, Fate.DROP
 
 
@@ -42,6 +49,12 @@ class Decisions:
                 in any case); one number, or {tensor: number}
     returns     "once": an offloaded tensor comes back once and stays until its last use; "each": it leaves again
                 between backward uses that have other ops between them, since the host still has its copy
+    sync        "bytes": a step waits for those that touch the same bytes, no more; "layer": the paper's rule as well
+                (section III-B): what copied beside an op is waited for before the next op and the next copy
+    streams     2: offloads and prefetches each have a stream of their own; 1: they share one, the paper's
+                stream_memory, here named "offload"
+    inputs      "fetched": an input that is offloaded is not copied out, as the host has it already; "copied": it is,
+                like any other tensor (the paper offloads the images, too)
     lifetimes   "sliding": only what is needed is on the device (paper, section III-A); "network": everything is
                 allocated for the whole step, gradient maps and workspaces in shared slots (the paper's baseline, IV-A)
     """
@@ -51,7 +64,15 @@ class Decisions:
     ahead: int | Mapping[str, int] = 1
     slack: int | Mapping[str, int] = 0
     returns: str = "once"
+    sync: str = "bytes"
+    streams: int = 2
+    inputs: str = "fetched"
     lifetimes: str = "sliding"
+
+    @property
+    def prefetch_stream(self) -> str:
+        """The stream on which prefetches run."""
+        return "prefetch" if self.streams == 2 else "offload"
 
     def ahead_of(self, buffer: str) -> int:
         """How many ops early the prefetch of this buffer may start."""
@@ -75,10 +96,10 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
             f"a policy returns Decisions or a mapping {{tensor: Fate}}, not {type(decisions).__name__}: "
             f"{repr(decisions)[:80]}"
         )
-    if decisions.lifetimes not in ("sliding", "network"):
-        raise DecisionError(f"lifetimes {decisions.lifetimes!r} is neither 'sliding' nor 'network'")
-    if decisions.returns not in ("once", "each"):
-        raise DecisionError(f"returns {decisions.returns!r} is neither 'once' nor 'each'")
+    for field_name, values in CHOICES.items():
+        if getattr(decisions, field_name) not in values:
+            one, other = map(repr, values)
+            raise DecisionError(f"{field_name} {getattr(decisions, field_name)!r} is neither {one} nor {other}")
     for what in ("fates", "algorithms"):
         if not isinstance(getattr(decisions, what), Mapping):
             raise DecisionError(f"{what} is a mapping, not {getattr(decisions, what)!r:.80}")

@@ -186,6 +186,8 @@ class Device(ABC):
         for key, value in mine.items():
             if getattr(plan.tape, key) != value:
                 raise DeviceError(f"the plan is for {key} {getattr(plan.tape, key)!r}, this device has {value!r}")
+        if plan.tape.count != "all":
+            raise DeviceError(f"the plan counts {plan.tape.count} alone, so its arena is too small to run in")
         updates = any(op.phase == "update" for op in plan.tape.ops)
         optimizer = getattr(self.optimizer, "name", "none")
         if updates and plan.tape.optimizer != optimizer:

@@ -6,13 +6,16 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
+from vdnn.memory.decisions import Fate
 from vdnn.memory.plan import STREAMS, Plan, Step, workspace_of
 
 
 def order(plan: Plan) -> list[Step]:
     """The steps with their waits: each follows every earlier step on another stream that touches the same bytes, if
-    one of the two writes them.  A wait that others imply is left out, so none is redundant.
+    one of the two writes them, and, with sync "layer", every one that the paper's rule joins it with.  A wait that
+    others imply is left out, so none is redundant.
     """
+    joins = _joins(plan) if plan.decisions.sync == "layer" else {}
     device, host = SegmentMap(plan.arena_bytes), SegmentMap(plan.host_bytes)
     at: dict[str, int] = {}
     stream_of = [STREAMS.index(s.stream) for s in plan.steps]
@@ -31,6 +34,8 @@ def order(plan: Plan) -> list[Step]:
         for segments, start, stop, is_write in _touched(step, plan, at, device, host):
             for j in segments.access(start, stop, is_write, i, mine):
                 latest[stream_of[j]] = max(latest[stream_of[j]], j)
+        for j in joins.get(i, ()):
+            latest[stream_of[j]] = max(latest[stream_of[j]], j)
         known = newest[mine]
         waits = [j for s, j in enumerate(latest) if s != mine and j > known[s]]
         waits = [j for j in waits if not any(before[k][stream_of[j]] >= j for k in waits if k != j)]
@@ -40,6 +45,25 @@ def order(plan: Plan) -> list[Step]:
         before.append(newest[mine])
         out.append(replace(step, waits=tuple(sorted(waits))) if waits else step)
     return out
+
+
+def _joins(plan: Plan) -> dict[int, tuple[int, ...]]:
+    """{step: steps that it follows by the paper's rule} (section III-B): if fates copied something beside an op, then
+    both streams are joined at its end, so that neither the next op nor the next copy starts before all of that is done.
+    """
+    joins: dict[int, tuple[int, ...]] = {}
+    beside: list[int] = []  # copies since the last op
+    joined: tuple[int, ...] = ()  # the last op and what was copied beside it
+    for i, step in enumerate(plan.steps):
+        if step.kind == "compute":
+            joins[i] = joined
+            joined = (i, *beside) if beside else ()
+            beside = []
+        elif step.kind in ("offload", "prefetch"):
+            joins[i] = joined
+            if plan.fate(step.name) is Fate.OFFLOAD:
+                beside.append(i)
+    return joins
 
 
 def _touched(
@@ -76,6 +100,8 @@ class SegmentMap:
 
         Conflicts that are implied by others (whatever came before the last writer) are not among them.
         """
+        if start == stop:
+            return set()
         first, last = self._split(start), self._split(stop)
         conflicts = set()
         for writer, readers in self.segments[first:last]:

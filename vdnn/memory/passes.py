@@ -124,22 +124,23 @@ def copy_offloaded(steps: list[Step], tape: Tape, decisions: Decisions, undo: bo
     """
     before: dict[int, list[Step]] = {}
     after: dict[int, list[Step]] = {}
+    back_stream = decisions.prefetch_stream
     for buffer, places in _uses(steps, tape).items():
         fate = decisions.fates.get(buffer)
         ahead = decisions.ahead_of(buffer)
         is_input = tape.buffers[buffer].role is Role.INPUT
         if is_input:
-            before.setdefault(max(0, places[0][0] - ahead), []).append(Step("prefetch", buffer, "prefetch"))
+            before.setdefault(max(0, places[0][0] - ahead), []).append(Step("prefetch", buffer, back_stream))
         back = next((k for k, (i, _) in enumerate(places) if i >= tape.turn), len(places))
         if fate is not Fate.OFFLOAD or back in (0, len(places)) or places[back][1] == "make":
             continue  # backward reads it never, or has it made again
         leave, how = places[back - 1]
-        if not is_input:  # the host has its copy of an input
+        if not is_input or decisions.inputs == "copied":  # else the host has its copy
             # a copy only reads, so it may run beside the op that reads last, but not beside one that writes
             where = before if how == "read" else after
             where.setdefault(leave, []).append(Step("offload", buffer, "offload"))
         for after_use, use in _returns(places[back - 1 :], decisions.returns == "each"):
-            before.setdefault(max(after_use + 1, use - ahead), []).append(Step("prefetch", buffer, "prefetch"))
+            before.setdefault(max(after_use + 1, use - ahead), []).append(Step("prefetch", buffer, back_stream))
     _copy_results(steps, tape, after)
     if undo:
         _copy_undo(steps, tape, before)

@@ -68,7 +68,8 @@ def _host_lives(steps: list[Step], plan: Plan) -> list[tuple[list[int], Lifetime
     taken: list[tuple[list[int], int]] = []  # the copies that use a place, and from when on it is taken
     current: dict[str, list[int]] = {}
     for i, step in enumerate(steps):
-        if step.kind == "offload" or (step.kind == "prefetch" and step.name not in current):
+        is_input = step.kind == "offload" and plan.role(step.name) is Role.INPUT  # it goes back where it came from
+        if (step.kind == "offload" and not is_input) or (step.kind == "prefetch" and step.name not in current):
             current[step.name] = []
             taken.append((current[step.name], i if step.kind == "offload" else 0))
         if step.kind in ("offload", "prefetch"):

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vdnn.layers.base import Algorithm
-from vdnn.memory.decisions import Decisions, Fate
+from vdnn.memory.decisions import CHOICES, Decisions, Fate
 from vdnn.memory.decisions import PlanError as PlanError
 from vdnn.network import Role, Tensor
 from vdnn.tape import GRANULE, Op, Tape, granules
@@ -196,7 +196,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan with its tape as one JSON object; `Plan.from_json` reads it back."""
-        tape = {k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", *_SET)}
+        tape = {k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", "count", *_SET)}
         tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
         tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
         tape["ops"] = [asdict(op) for op in self.tape.ops]
@@ -225,6 +225,7 @@ class Plan:
             "network": tape.network,
             "batch": tape.batch,
             "purpose": tape.purpose,
+            "count": tape.count,
             "policy": self.policy,
             **{k: getattr(tape, k) for k in _SET},
             "alignment": GRANULE,
@@ -235,14 +236,13 @@ class Plan:
                 "algorithms": dict(d.algorithms),
                 "ahead": d.ahead,
                 "slack": d.slack,
-                "returns": d.returns,
-                "lifetimes": d.lifetimes,
+                **{name: getattr(d, name) for name in CHOICES},
             },
         }
 
     @classmethod
     def _from(cls, header: Mapping[str, Any], steps: tuple[Step, ...], tape: Tape) -> Plan:
-        for key in ("network", "batch", "purpose", *_SET):
+        for key in ("network", "batch", "purpose", "count", *_SET):
             if header[key] != getattr(tape, key):
                 raise PlanError(f"the plan is for {key} {header[key]!r}, the tape for {getattr(tape, key)!r}")
         if header["alignment"] != GRANULE:
@@ -300,6 +300,6 @@ def _tape_from(data: Mapping[str, Any]) -> Tape:
     for o in data["ops"]:
         lists = {"reads": tuple(o["reads"]), "writes": tuple(o["writes"])}
         ops.append(Op(**{**o, **lists, "algorithms": tuple(Algorithm(**a) for a in o["algorithms"])}))
-    plain = {k: data[k] for k in ("network", "batch", "purpose", "optimizer", *_SET)}
+    plain = {k: data[k] for k in ("network", "batch", "purpose", "optimizer", "count", *_SET)}
     resident, results = tuple(data["resident"]), tuple(data["results"])
     return Tape(**plain, tensors=tensors, alias=dict(data["alias"]), ops=tuple(ops), resident=resident, results=results)

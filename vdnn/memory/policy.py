@@ -6,6 +6,7 @@ A policy names what it wants of
     budget      bytes that the arena may take
     cost        seconds of ops and copies (vdnn.memory.cost)
     algorithms  {op: algorithm} that the plan uses unless the policy says otherwise
+    rules       "ours", or "paper" for the paper's own scheduling (see vdnn.memory.rules)
 
 and returns Decisions, or only {tensor: Fate}.
 """
@@ -22,12 +23,12 @@ from vdnn.importing import imported
 from vdnn.memory.checkpointing import checkpoint
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
+from vdnn.memory.rules import EXTRACTION, offload_inputs
 from vdnn.memory.trial import downgraded, least_workspace, trial
-from vdnn.tape import Op, Tape
+from vdnn.tape import Tape
 
 Policy = Callable[..., Any]
-EXTRACTION = ("conv", "pool", "bn", "lrn")  # layers of feature extraction that are not in place
-OFFERED = ("tape", "budget", "cost", "algorithms")
+OFFERED = ("tape", "budget", "cost", "algorithms", "rules")
 
 
 def keep_all() -> Decisions:
@@ -40,58 +41,24 @@ def baseline() -> Decisions:
     return Decisions(lifetimes="network")
 
 
-def vdnn_all(tape: Tape) -> Decisions:
+def vdnn_all(tape: Tape, rules: str = "ours") -> Decisions:
     """Offload the input X of every layer of feature extraction that is not in place (section III-C).
 
     In the paper's networks these are CONV and POOL; batch norm and LRN, which read X in backward as CONV does, are
-    treated alike.
+    treated alike, but not under the paper's rules.
 
     Where several layers read X, it leaves at the last one that does (section III-A, Fig. 3).  A pooling layer that
     saves the places of its maxima keeps those; its X then leaves only if something else reads it in backward.
     """
-    return _offload_inputs(tape, EXTRACTION)
+    return offload_inputs(tape, ("conv", "pool") if rules == "paper" else EXTRACTION, rules)
 
 
-def vdnn_conv(tape: Tape) -> Decisions:
+def vdnn_conv(tape: Tape, rules: str = "ours") -> Decisions:
     """Offload the input X of every CONV layer only: its time hides the copy best (section III-C)."""
-    return _offload_inputs(tape, ("conv",))
+    return offload_inputs(tape, ("conv",), rules)
 
 
-def _offload_inputs(tape: Tape, kinds: tuple[str, ...]) -> Decisions:
-    saved = {tape.buffer_of[t.name] for t in tape.saved}
-    last_reader: dict[str, str] = {}  # {X: the last layer that reads it}, the first in backward
-    for op in tape.ops[: tape.turn]:
-        x = op.arguments.get("x")
-        if x and _is_a(kinds, op) and tape.buffer_of[x] in saved:
-            last_reader[tape.buffer_of[x]] = op.layer
-    return Decisions(dict.fromkeys(last_reader, OFFLOAD), ahead=_one_layer_ahead(tape, last_reader))
-
-
-def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
-    """{X: how many ops before the first that reads X the layer begins that comes before X's own layer}.
-
-    Before in backward, that is: while one layer (CONV, POOL, ...) computes, the X of the next comes back (Fig. 10).
-    """
-    first: dict[str, int] = {}  # {buffer: the first backward op that reads it}
-    begins = {"": tape.turn}  # {layer: its first backward op}, in order
-    for i in range(tape.turn, len(tape.ops)):
-        first |= {b: i for b in tape.reads[i] if b not in first}
-        if _is_a(EXTRACTION, tape.ops[i]):
-            begins.setdefault(tape.ops[i].layer, i)
-    layers = list(begins)
-    ahead = {}
-    for buffer, layer in last_reader.items():
-        before = layers[max(0, layers.index(layer) - 1)] if layer in begins else ""
-        ahead[buffer] = max(1, first[buffer] - begins[before])
-    return ahead
-
-
-def _is_a(kinds: tuple[str, ...], op: Op) -> bool:
-    """Whether the op's layer is of one of these kinds: max and average pooling are both "pool"."""
-    return any(kind in op.kind for kind in kinds)
-
-
-def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str]) -> Decisions:
+def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
     """The first of the paper's trials (section III-C) that fits the budget; here a trial is a plan, not a pass.
 
     1. vdnn_all with the least workspaces (m).  If this does not fit, nothing does, and it is the result.
@@ -101,13 +68,13 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str])
     backward go together.  Here every op that is over the budget, by itself, takes the fastest of the algorithms with
     less workspace, and this is repeated until the plan fits or nothing is left to take.
     """
-    least = replace(vdnn_all(tape), algorithms=least_workspace(tape, cost))
+    least = replace(vdnn_all(tape, rules), algorithms=least_workspace(tape, cost))
     if trial(tape, resolve(least, tape, algorithms), budget).arena_bytes > budget:
         return least
-    for decisions in (keep_all(), vdnn_conv(tape), vdnn_all(tape)):
+    for decisions in (keep_all(), vdnn_conv(tape, rules), vdnn_all(tape, rules)):
         if trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget:
             return decisions
-    for decisions in (vdnn_conv(tape), vdnn_all(tape)):
+    for decisions in (vdnn_conv(tape, rules), vdnn_all(tape, rules)):
         found = downgraded(tape, budget, cost, replace(decisions, algorithms=algorithms))
         if found is not None:
             return found
@@ -154,7 +121,12 @@ def get(policy: str | Policy) -> tuple[str, Policy]:
 
 
 def decide(
-    policy: str | Policy, tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str]
+    policy: str | Policy,
+    tape: Tape,
+    budget: int,
+    cost: Cost,
+    algorithms: Mapping[str, str],
+    rules: str = "ours",
 ) -> tuple[str, Decisions]:
     """(name, resolved decisions) of a policy.
 
@@ -162,7 +134,7 @@ def decide(
     the policy's name is with the error.
     """
     name, function = get(policy)
-    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms), strict=True))
+    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms, rules), strict=True))
     wanted = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in offered:
