@@ -24,6 +24,7 @@ from vdnn.memory.checkpointing import checkpoint
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
 from vdnn.memory.rules import EXTRACTION, offload_inputs
+from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.tape import Tape
 
@@ -41,7 +42,7 @@ def baseline() -> Decisions:
     return Decisions(lifetimes="network")
 
 
-def vdnn_all(tape: Tape, rules: str = "ours") -> Decisions:
+def vdnn_all(tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
     """Offload the input X of every layer of feature extraction that is not in place (section III-C).
 
     In the paper's networks these are CONV and POOL; batch norm and LRN, which read X in backward as CONV does, are
@@ -50,12 +51,15 @@ def vdnn_all(tape: Tape, rules: str = "ours") -> Decisions:
     Where several layers read X, it leaves at the last one that does (section III-A, Fig. 3).  A pooling layer that
     saves the places of its maxima keeps those; its X then leaves only if something else reads it in backward.
     """
-    return offload_inputs(tape, ("conv", "pool") if rules == "paper" else EXTRACTION, rules)
+    if rules == "paper":
+        return offload_inputs(tape, ("conv", "pool"), rules)
+    return timed(tape, offload_inputs(tape, EXTRACTION), cost, algorithms)
 
 
-def vdnn_conv(tape: Tape, rules: str = "ours") -> Decisions:
+def vdnn_conv(tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
     """Offload the input X of every CONV layer only: its time hides the copy best (section III-C)."""
-    return offload_inputs(tape, ("conv",), rules)
+    decisions = offload_inputs(tape, ("conv",), rules)
+    return decisions if rules == "paper" else timed(tape, decisions, cost, algorithms)
 
 
 def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
@@ -68,13 +72,15 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
     backward go together.  Here every op that is over the budget, by itself, takes the fastest of the algorithms with
     less workspace, and this is repeated until the plan fits or nothing is left to take.
     """
-    least = replace(vdnn_all(tape, rules), algorithms=least_workspace(tape, cost))
+    lean = least_workspace(tape, cost)
+    least = replace(vdnn_all(tape, cost, lean, rules), algorithms=lean)
     if trial(tape, resolve(least, tape, algorithms), budget).arena_bytes > budget:
         return least
-    for decisions in (keep_all(), vdnn_conv(tape, rules), vdnn_all(tape, rules)):
+    offloading = [vdnn_conv(tape, cost, algorithms, rules), vdnn_all(tape, cost, algorithms, rules)]
+    for decisions in (keep_all(), *offloading):
         if trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget:
             return decisions
-    for decisions in (vdnn_conv(tape, rules), vdnn_all(tape, rules)):
+    for decisions in offloading:
         found = downgraded(tape, budget, cost, replace(decisions, algorithms=algorithms))
         if found is not None:
             return found

@@ -24,13 +24,19 @@ EXTRACTION = ("conv", "pool", "bn", "lrn")  # layers of feature extraction that 
 
 
 def offload_inputs(tape: Tape, kinds: tuple[str, ...], rules: str = "ours") -> Decisions:
-    """Offload the X of every layer of these kinds that backward reads; where several read it, at the last that does."""
+    """Offload the X of every layer of these kinds that backward reads; where several read it, at the last that does.
+
+    Under our rules what pooling saves instead of its X goes along: small, but it would pile up.
+    """
     saved = {tape.buffer_of[t.name] for t in tape.saved}
     last_reader: dict[str, str] = {}  # {X: the last layer that reads it}, the first in backward
     for op in tape.ops[: tape.turn]:
         x = op.arguments.get("x")
         if x and _is_a(kinds, op) and tape.buffer_of[x] in saved:
             last_reader[tape.buffer_of[x]] = op.layer
+        if rules == "ours" and "pool" in op.kind:
+            extra = (tape.buffer_of[name] for name in op.writes if name != op.arguments.get("y"))
+            last_reader |= {buffer: op.layer for buffer in extra if buffer in saved}
     fates = dict.fromkeys(last_reader, OFFLOAD)
     ahead = _found if rules == "paper" else _one_layer_ahead
     return Decisions(fates, ahead=ahead(tape, last_reader))
