@@ -220,7 +220,14 @@ class Trace:
 
     def to_json(self) -> str:
         """Figures, events, stalls and the memory timeline as one JSON object."""
-        figures = ("step_seconds", "compute_seconds", "copy_seconds", "hidden_copy_fraction", "moved_bytes", "average_bytes")
+        figures = (
+            "step_seconds",
+            "compute_seconds",
+            "copy_seconds",
+            "hidden_copy_fraction",
+            "moved_bytes",
+            "average_bytes",
+        )
         data: dict[str, Any] = {"format": "vdnn trace 1", "time": self.kind}
         data |= {name: getattr(self, name) for name in figures}
         data["events"] = [[e.index, e.stream, e.step.kind, e.step.name, e.start, e.finish] for e in self.events]
