@@ -389,5 +389,6 @@ def test_a_fused_backward_needs_what_both_need_and_takes_the_larger_workspace():
         ("roomy+roomy", 512),
     ]
     assert [op.phase for op in tape.ops if op.layer == "conv1"] == ["forward", "backward_weights"]  # no dx is wanted
+    assert op.launches == 2
     split = branches(Kernels)
     assert op.flops == sum(o.flops for o in split.ops if o.layer == "conv2" and o.phase != "forward")

@@ -11,7 +11,7 @@ from typing import Any
 from vdnn import clock
 from vdnn.aliases import Wish, legal_aliases
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
-from vdnn.layers.fused import Fused, is_split
+from vdnn.layers.fused import PAIR, Fused, is_split
 from vdnn.network import Network, Node, Role, Tensor
 from vdnn.tape import COUNTS, PURPOSES, Op, Tape
 
@@ -133,6 +133,7 @@ class _Builder:
                 ),
                 flops=whole.flops(*node.input_shapes) if whole else layer.flops(work, *node.input_shapes),
                 kind=layer.kind,
+                launches=len(PAIR) if whole else 1,
             )
         )
         pairs = [(bound[out], bound[into]) for out, into in layer.inplace.items() if out in bound and into in bound]

@@ -100,8 +100,9 @@ class _Simulation:
         plan, step = self.plan, self.plan.steps[index]
         self.start[index] = self.now
         if step.kind == "compute":
-            took = self.cost.op_seconds(plan.tape, plan.tape.ops[plan.tape.index[step.name]], step.algorithm)
-            latency = min(self.launch, took)
+            op = plan.tape.ops[plan.tape.index[step.name]]
+            took = self.cost.op_seconds(plan.tape, op, step.algorithm)
+            latency = min(op.launches * self.launch, took)
         elif step.kind in COPIES:
             took = self.cost.copy_seconds(plan.payload(step.name), step.kind)
             latency = min(self.latency[step.kind], took)

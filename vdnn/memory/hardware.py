@@ -89,10 +89,11 @@ class Copies:
 
 @dataclass(frozen=True)
 class Roofline:
-    """An op takes as long as its arithmetic or its memory traffic, whichever is longer, plus a launch.
+    """An op takes as long as its arithmetic or its memory traffic, whichever is longer, plus its launch or launches.
 
-    seconds = max(flops / (rate flops_per_second), bytes / bytes_per_second) / attained + launch_seconds, where rate is
-    the algorithm's and bytes are those of all that the op reads and writes; workspaces are taken to stay in caches.
+    seconds = max(flops / (rate flops_per_second), bytes / bytes_per_second) / attained + launches launch_seconds, where
+    rate is the algorithm's and bytes are those of all that the op reads and writes; workspaces are taken to stay in
+    caches.
     flops_per_second is that of plain fp32 arithmetic, in which everything is computed here; tensor cores do not count.
 
     A copy takes copy_latency_seconds and its bytes at the rate of its direction, offload being device to host; `duplex`
@@ -129,7 +130,7 @@ class Roofline:
         """Seconds that `op` takes by the algorithm of that name."""
         moved = sum(tape.tensors[name].nbytes for name in (*op.reads, *op.writes))
         arithmetic = op.flops / (op.algorithm(algorithm).rate * self.flops_per_second)
-        return max(arithmetic, moved / self.bytes_per_second) / self.attained + self.launch_seconds
+        return max(arithmetic, moved / self.bytes_per_second) / self.attained + op.launches * self.launch_seconds
 
     def copy_seconds(self, nbytes: int, kind: str) -> float:
         """Seconds to copy `nbytes`; `kind` is offload (device to host) or prefetch (host to device)."""
