@@ -74,12 +74,19 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
     """
     lean = least_workspace(tape, cost)
     least = replace(vdnn_all(tape, cost, lean, rules), algorithms=lean)
-    if trial(tape, resolve(least, tape, algorithms), budget).arena_bytes > budget:
+
+    def fits(decisions: Decisions) -> bool:
+        return trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget
+
+    if not fits(least):
         return least
-    offloading = [vdnn_conv(tape, cost, algorithms, rules), vdnn_all(tape, cost, algorithms, rules)]
-    for decisions in (keep_all(), *offloading):
-        if trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget:
-            return decisions
+    if fits(keep_all()):
+        return keep_all()
+    offloading = []
+    for policy in (vdnn_conv, vdnn_all):
+        offloading.append(policy(tape, cost, algorithms, rules))
+        if fits(offloading[-1]):
+            return offloading[-1]
     for decisions in offloading:
         found = downgraded(tape, budget, cost, replace(decisions, algorithms=algorithms))
         if found is not None:
