@@ -265,3 +265,30 @@ def test_googlenet_under_the_papers_rules_has_no_lrn():
 def test_our_rules_take_the_kernels_of_the_paper_too():
     found, _ = plan_json("vgg11", "--kernels", "cudnn4")
     assert (found["rules"], found["kernels"]) == ("ours", "cudnn4")
+
+
+def test_a_comparison_says_whose_rules_and_what_is_counted():
+    arguments = ["digits_vgg", "--policy", "vdnn_all", "--rules", "paper", "--count", "weights"]
+    assert "rules paper, kernels cudnn4, counted weights" in run("compare", *arguments).stdout
+
+
+def test_hardware_is_listed_with_its_sources():
+    listed = run("hardware").stdout
+    table = json.loads(run("hardware", "--json").stdout)
+    assert {
+        "titan-x",
+        "k40",
+        "p100",
+        "v100",
+        "t4",
+        "rtx-3090",
+        "rtx-4090",
+        "a100",
+        "h100-pcie",
+        "h100-sxm",
+        "gh200",
+    } < set(table)
+    assert all(name in listed for name in table)
+    assert "12.8" in listed
+    for figures in table.values():
+        assert all(figure["source"] for name, figure in figures.items() if name != "description")

@@ -11,6 +11,7 @@ import sys
 import click
 
 from vdnn import __version__
+from vdnn.commands.hardware import hardware
 from vdnn.commands.plan import compare, plan
 from vdnn.commands.train import train
 
@@ -23,7 +24,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, train):
+for command in (plan, compare, train, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 RIGHT = frozenset(
     {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
+    | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
 )
 # Columns that go, in this order, where it is narrow.
-SPARE = ("shape", "returns", "leaves", "host", "average", "peak", "algorithms", "moved", "fits")
+SPARE = ("description", "shape", "returns", "leaves", "host", "average", "peak", "algorithms", "moved", "fits")
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
@@ -175,6 +176,7 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     first = summaries[0]
     title = (
         f"{first['network']}, batch {first['batch']}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
+        f"rules {first['rules']}, kernels {first['kernels']}, counted {first['count']}\n"
         f"floor {format_bytes(first['floor_bytes'])}, oracle {format_seconds(first['oracle_seconds'])}"
     )
     words = {
@@ -192,6 +194,22 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     ]
     lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
     return _render(title, (*words, *FIGURES), lines, width)
+
+
+# ---- hardware
+
+
+def hardware_list(table: Mapping[str, Mapping[str, Any]], width: int | None = None) -> str:
+    """The hardware of vdnn.memory.cost.hardware_table, a line each, without sources."""
+    columns = ("hardware", "TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory", "description")
+    rates = ("flops_per_second", "bytes_per_second", "offload_bytes_per_second", "prefetch_bytes_per_second")
+    lines = []
+    for name, figures in table.items():
+        values = [figures[rate]["value"] for rate in rates]
+        numbers = [f"{values[0] / 1e12:.3g}", *(f"{value / 1e9:.4g}" for value in values[1:])]
+        lines.append([name, *numbers, format_bytes(figures["memory_bytes"]["value"]), figures["description"]])
+    title = "published peaks of fp32 arithmetic and memory; attained rates of the link out and back"
+    return _render(title, columns, lines, width)
 
 
 def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
