@@ -34,8 +34,9 @@ def near(name: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One kernel call, or the two of a fused backward (`launches`).  `arguments` maps the method's argument names to tensors' names, None for a dx nobody wants.
+    """One kernel call, or the two of a fused backward (`launches`).
 
+    `arguments` maps the method's argument names to tensors' names, None for a dx nobody wants.
     A tensor that is both read and written (a weight in its update, an alias) stands in `reads` and in `writes`.
     `layer` is empty for sums and updates; `target` is the weight that an update changes; `kind` is the layer's, such as
     "conv" or "pool".
