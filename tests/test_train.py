@@ -448,6 +448,14 @@ def test_models_train_through_the_trainer_under_half_of_what_keeping_everything_
         t.close()
 
 
+@pytest.mark.parametrize("policy", ["vdnn_all", "vdnn_conv"])
+def test_what_only_backward_reads_is_no_part_of_the_plan_for_evaluation(policy):
+    trainer = vdnn.Trainer(vdnn.models.digits_vgg(batch=4), policy=policy)
+    assert "offload" in {trainer.plan.fate(t.name) for t in trainer.plan.tape.saved if t.name.endswith("indices")}
+    assert np.isfinite(trainer.evaluate(np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int)).loss)
+    trainer.close()
+
+
 def test_ctrl_c_during_fit_loses_no_batch_and_repeats_none(tmp_path: Path):
     data = digits()
     images, labels = data.train_images[:64], data.train_labels[:64]

@@ -95,12 +95,18 @@ def _tries(tape: Tape, model: Plan) -> Iterator[Decisions]:
     """
     algorithms = _algorithms(tape, model)
     features = {t.name for t in tape.features}
-    fates = {t: fate for t, fate in model.decisions.fates.items() if t in features and tape.purpose != "evaluate"}
-    yield replace(model.decisions, fates=fates, algorithms=algorithms)
+    given = model.decisions
+    fates = {t: fate for t, fate in given.fates.items() if t in features and tape.purpose != "evaluate"}
+    ahead, slack = (
+        count if isinstance(count, int) else {t: n for t, n in count.items() if t in fates}
+        for count in (given.ahead, given.slack)
+    )
+    alike = replace(given, fates=fates, ahead=ahead, slack=slack)
+    yield replace(alike, algorithms=algorithms)
     yield replace(least(tape), algorithms=algorithms)
     if tape.purpose != "gradients":
         lean = {op.name: op.algorithms[0].name for op in tape.ops}
-        yield replace(model.decisions, fates=fates, algorithms=lean)
+        yield replace(alike, algorithms=lean)
         yield replace(least(tape), algorithms=lean)
 
 
