@@ -1,8 +1,11 @@
 """Offsets for lifetimes in an arena: dynamic storage allocation when every lifetime is known beforehand.
 
-    place -> _lay -> _stack   the long lifetimes, one on the other
-                  -> _climb   the short ones on top, from the lowest floor up: simple preferences, then changes to them
-                  -> _climb   still above the target: long and short together, where there are few enough
+    place -> _lay -> stack    the long lifetimes, one on the other (vdnn.memory.stack)
+                  -> rank     the short ones on top, from the lowest floor up, by simple preferences
+                  -> search   still above the target: changes to them
+
+each first on a stack in order of start, then, where there are few enough, with long and short together, then on a stack
+in order of stop.
 
 In a training step the long lifetimes (made in forward, read in backward) nest, and the many short ones meet few others:
 with the long ones stacked the rest is near-linear, while a search for gaps over all pairs is quadratic.
@@ -11,24 +14,23 @@ with the long ones stacked the rest is near-linear, while a search for gaps over
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vdnn.memory.board import Board, Reals
+from vdnn.memory.stack import ABOVE, Ints, edges_of, stack, stack_back
 from vdnn.tape import GRANULE
 
-Ints = NDArray[np.int64]
-Reals = NDArray[np.float64]
+Stacking = Callable[[Ints, Ints, Ints], Ints]
 
 EFFORT = 2_000_000  # at most about a second for a few hundred layers
 _PAIRS = 400_000  # overlapping pairs listed at most; beyond, long lifetimes stay where they were stacked
 _FEW = 8  # pairs a lifetime: laying all freely is then as quick as stacking the long ones first
+_TURNS = 8  # fewer turns of a search lead nowhere and are left out
 _SPAN = 64  # positions; longer lifetimes are stacked first
-_ABOVE = 1 << 60  # granules: above everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +91,28 @@ def place(lifetimes: Sequence[Lifetime], *, target: float = 1.0, effort: int = E
 
 def _lay(start: Ints, stop: Ints, size: Ints, goal: int, effort: int) -> Ints:
     """Offsets with extent at most `goal`, or the best found; in granules. `start` ascends; times are ranks from 0."""
-    long = _long(start, stop)
-    pairs = _pairs(start, stop)
-    free = [~long]  # what moves; the rest is stacked and stays
+    long, pairs = _long(start, stop), _pairs(start, stop)
+    kinds: list[tuple[NDArray[np.bool_], Stacking]] = [(~long, stack)]  # what moves, and how the rest is stacked
+    if long.any():
+        kinds.append((~long, stack_back))
     if long.any() and pairs <= _PAIRS:
-        # The stack may be in the way, so also with nothing fixed: first where lifetimes meet few others, or else last.
-        free.insert(0 if pairs <= _FEW * len(start) else 1, np.ones_like(long))
-    shares = [effort] if len(free) == 1 else [effort // 4, effort - effort // 4]  # more for the last
-    ways: list[tuple[NDArray[np.bool_], Ints, _Board, list[Reals]]] = []
-    best = np.full_like(size, _ABOVE)
-    for search in (False, True):  # a search only where rankings alone do not reach the goal
-        for n, moves in enumerate(free):
-            if not search:
-                ways.append((moves, *_prepared(start, stop, size, moves)))
-            _, offsets, board, preferences = ways[n]
-            offsets[moves] = _climb(board, preferences, goal, shares[n] if search else 0)
-            if _extent(offsets, size) < _extent(best, size):
-                best = offsets.copy()
-            if _extent(best, size) <= goal:
-                return best
-        if not effort:
-            break
-    return best
+        # A stack may be in the way, so also without: first where lifetimes meet few others, or else after the first.
+        kinds.insert(0 if pairs <= _FEW * len(start) else 1, (np.ones_like(long), stack))
+    ways: list[_Way] = []
+    for moves, stacking in kinds:
+        ways.append(_Way.make(start, stop, size, moves, stacking))
+        if ways[-1].rank(goal) <= goal:
+            return ways[-1].offsets
+    _search(ways, goal, effort)
+    return min(ways, key=lambda way: way.reached).offsets
 
 
-def _prepared(start: Ints, stop: Ints, size: Ints, moves: NDArray[np.bool_]) -> tuple[Ints, _Board, list[Reals]]:
-    """(offsets with what does not move stacked, the board of what moves, its rankings)."""
-    stays = ~moves
-    offsets = np.zeros_like(size)
-    offsets[stays] = _stack(start[stays], stop[stays], size[stays])
-    tops, moments = offsets[stays] + size[stays], int(start[-1]) + 1
-    edges = _edges(start[stays], stop[stays], offsets[stays], tops, moments) if stays.any() else []
-    board = _Board.make(start[moves], stop[moves], size[moves], edges)
-    return offsets, board, _preferences(start[moves], stop[moves], size[moves])
+def _search(ways: list[_Way], goal: int, effort: int) -> None:
+    """Search on in the two most promising ways, with more effort in the last."""
+    chosen = sorted(ways, key=lambda way: way.reached)[:2]
+    *first, last = (way for way in ways if way in chosen)
+    if all(way.search(goal, effort // 4) > goal for way in first):
+        last.search(goal, effort - effort // 4 * len(first))
 
 
 def _extent(offsets: Ints, size: Ints) -> int:
@@ -129,21 +120,71 @@ def _extent(offsets: Ints, size: Ints) -> int:
     return int((offsets + size).max(initial=0))
 
 
-def _climb(board: _Board, preferences: list[Reals], goal: int, effort: int) -> Ints:
-    """The best layout by `preferences`, then, while above `goal`, by random changes to the best, kept unless worse."""
-    size = np.array(board.size, dtype=np.int64)
-    work = sum(1 + len(n) * (1 + len(w) // 8) for n, w in zip(board.neighbours, board.walls, strict=True))  # of a turn
-    lot = random.Random(0)
-    best, reached = size, _ABOVE
-    favourite = preferences[0], np.zeros_like(size)
-    for turn in range(len(preferences) + effort // max(1, work)):
-        trial = (preferences[turn], np.zeros_like(size)) if turn < len(preferences) else _changed(*favourite, size, lot)
-        offsets = np.array(board.rise(*trial), dtype=np.int64)
-        if _extent(offsets, size) <= reached:
-            best, reached, favourite = offsets, _extent(offsets, size), trial
-        if reached <= goal:
-            break
-    return best
+@dataclass(slots=True, eq=False)
+class _Way:
+    """A way to lay lifetimes: some are stacked and stay, the others are laid around them, ever better.
+
+    board        what is laid around the stack
+    preferences  its rankings
+    moves        which those are of all
+    offsets      of all
+    stacked      extent of the stack
+    laid         extent of what is laid around it
+    favourite    the preference and patience that led to it
+    """
+
+    board: Board
+    preferences: list[Reals]
+    moves: NDArray[np.bool_]
+    offsets: Ints
+    stacked: int
+    laid: int
+    favourite: tuple[Reals, Ints]
+
+    @classmethod
+    def make(cls, start: Ints, stop: Ints, size: Ints, moves: NDArray[np.bool_], stacking: Stacking) -> _Way:
+        """What does not move is laid by `stacking`; the rest is not laid yet."""
+        stays = ~moves
+        offsets = np.zeros_like(size)
+        offsets[stays] = stacking(start[stays], stop[stays], size[stays])
+        tops, moments = offsets[stays] + size[stays], int(start[-1]) + 1
+        edges = edges_of(start[stays], stop[stays], offsets[stays], tops, moments) if stays.any() else []
+        board = Board.make(start[moves], stop[moves], size[moves], edges)
+        preferences = _preferences(start[moves], stop[moves], size[moves])
+        favourite = preferences[0], np.zeros_like(size[moves])
+        return cls(board, preferences, moves, offsets, int(tops.max(initial=0)), ABOVE, favourite)
+
+    @property
+    def reached(self) -> int:
+        """The extent of the best layout so far."""
+        return max(self.stacked, self.laid)
+
+    def rank(self, goal: int) -> int:
+        """Lay by the rankings, one after the other down to `goal`; the extent reached."""
+        patience = self.favourite[1]
+        for preference in self.preferences:
+            self._lay(preference, patience)
+            if self.laid <= goal:
+                break
+        return self.reached
+
+    def search(self, goal: int, effort: int) -> int:
+        """Make random changes to the best, kept unless worse, down to `goal`; the extent reached."""
+        turn = zip(self.board.neighbours, self.board.walls, strict=True)
+        work = sum(1 + len(near) * (1 + len(walls) // 8) for near, walls in turn)
+        size, lot = np.array(self.board.size, dtype=np.int64), random.Random(0)
+        turns = effort // max(1, work)
+        for _ in range(turns if turns >= _TURNS else 0):
+            if self.laid <= goal:
+                break
+            self._lay(*_changed(*self.favourite, size, lot))
+        return self.reached
+
+    def _lay(self, preference: Reals, patience: Ints) -> None:
+        offsets = np.array(self.board.rise(preference, patience), dtype=np.int64)
+        extent = _extent(offsets, np.array(self.board.size, dtype=np.int64))
+        if extent <= self.laid:
+            self.offsets[self.moves], self.laid, self.favourite = offsets, extent, (preference, patience)
 
 
 def _changed(preference: Reals, patience: Ints, size: Ints, lot: random.Random) -> tuple[Reals, Ints]:
@@ -170,45 +211,6 @@ def _long(start: Ints, stop: Ints) -> NDArray[np.bool_]:
     return span > limit
 
 
-def _stack(start: Ints, stop: Ints, size: Ints) -> Ints:
-    """Offsets of long lifetimes, in order of start, each into its lowest gap.
-
-    In forward few of them end, so they pile up as they nest and leave the room above in one piece.
-    """
-    offsets = np.zeros_like(size)
-    placed = np.zeros(0, dtype=np.int64)  # by offset
-    for i in np.lexsort((size, -stop, start)):
-        live = placed[(start[placed] < stop[i]) & (stop[placed] > start[i])]
-        ceilings = np.append(offsets[live], _ABOVE)
-        floors = np.append(0, np.maximum.accumulate(offsets[live] + size[live]))
-        offsets[i] = floors[np.argmax(ceilings - floors >= size[i])]
-        placed = np.insert(placed, np.searchsorted(offsets[placed], offsets[i]), i)
-    return offsets
-
-
-def _edges(start: Ints, stop: Ints, low: Ints, high: Ints, moments: int) -> list[tuple[int, ...]]:
-    """Ranges taken by fixed lifetimes at each moment, as ascending edges (low, high, low, high, ...).
-
-    Ranges that touch share an edge and sharing cancels it, so starting and stopping are the same exclusive or;
-    a nested stack is one range.
-    """
-    toggles: list[list[int]] = [[] for _ in range(moments + 1)]
-    for a, b, *ends in zip(start.tolist(), stop.tolist(), low.tolist(), high.tolist(), strict=True):
-        toggles[a] += ends
-        toggles[b] += ends
-    now: list[int] = []
-    edges = []
-    for toggle in toggles:
-        for edge in toggle:
-            k = bisect_left(now, edge)
-            if k < len(now) and now[k] == edge:
-                del now[k]
-            else:
-                now.insert(k, edge)
-        edges.append(tuple(now))
-    return edges
-
-
 def _preferences(start: Ints, stop: Ints, size: Ints) -> list[Reals]:
     """Four rankings, the largest number first, each by a measure of what is hard to lay later.
 
@@ -219,66 +221,3 @@ def _preferences(start: Ints, stop: Ints, size: Ints) -> list[Reals]:
     live = np.cumsum(np.bincount(start, size, moments) - np.bincount(stop, size, moments))
     crowd = np.array([live[a:b].max() for a, b in zip(start, stop, strict=True)])
     return [size.astype(np.float64), crowd * (1 + 1e-9 * span), span, size * span]
-
-
-@dataclass(slots=True)
-class _Board:
-    """Movable lifetimes: sizes, whom each overlaps in time, and the ranges (low, high) that fixed ones take from it."""
-
-    size: list[int]
-    neighbours: list[list[int]]
-    walls: list[list[tuple[int, int]]]
-
-    @classmethod
-    def make(cls, start: Ints, stop: Ints, size: Ints, edges: list[tuple[int, ...]]) -> _Board:
-        """`start` ascends; `edges` of the fixed lifetimes at each moment, or nothing."""
-        neighbours: list[list[int]] = [[] for _ in start]
-        walls = []
-        ends = stop.tolist()
-        live: list[int] = []
-        for i, (a, b) in enumerate(zip(start.tolist(), ends, strict=True)):
-            live = [j for j in live if ends[j] > a]
-            neighbours[i] += live
-            for j in live:
-                neighbours[j].append(i)
-            live.append(i)
-            walls.append(
-                sorted({p for e in set(edges[a:b]) for p in zip(e[::2], e[1::2], strict=True)}) if edges else []
-            )
-        return cls(size.tolist(), neighbours, walls)
-
-    def rise(self, preference: Reals, patience: Ints) -> list[int]:
-        """Offsets when always the lifetime with the lowest floor, among equals the preferred, is laid on its floor.
-
-        `patience` (granules) lets a lifetime wait as if its floor were higher: some best layouts need that.
-        A floor is the lowest offset left to a lifetime: over the tops of laid neighbours, and clear of walls.
-        """
-        size, walls, neighbours, count = self.size, self.walls, self.neighbours, len(self.size)
-        by_rank = np.argsort(-preference, kind="stable")
-        ranks = np.argsort(by_rank)
-        floors = [self._clear(i, 0) for i in range(count)]
-        # One integer (floor, rank) for each: twice as fast to compare as a tuple. `base` has all but the floor.
-        base = (patience * count + ranks).tolist()
-        keys = [floor * count + base[i] for i, floor in enumerate(floors)]
-        heap, owner = sorted(keys), by_rank.tolist()
-        while heap:
-            key = heappop(heap)
-            i = owner[key % count]
-            if key != keys[i]:  # its floor has risen, or it is laid
-                continue
-            keys[i] = -1
-            top = floors[i] + size[i]
-            for j in neighbours[i]:
-                if floors[j] < top and keys[j] >= 0:
-                    floors[j] = self._clear(j, top) if walls[j] else top
-                    keys[j] = floors[j] * count + base[j]
-                    heappush(heap, keys[j])
-        return floors
-
-    def _clear(self, i: int, floor: int) -> int:
-        """The lowest offset from `floor` up at which i meets no wall."""
-        for low, high in self.walls[i]:
-            if low - floor >= self.size[i]:
-                break
-            floor = max(floor, high)
-        return floor
