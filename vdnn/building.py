@@ -5,17 +5,20 @@ What may share bytes is decided here as well, so that everything later thinks in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from vdnn import clock
 from vdnn.aliases import Wish, legal_aliases
+from vdnn.collector import collector_paused
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
 from vdnn.layers.fused import PAIR, Fused, is_split
 from vdnn.network import Network, Node, Role, Tensor
 from vdnn.tape import COUNTS, PURPOSES, Op, Tape
 
 
+@collector_paused()
 def build(
     network: Network,
     kernels: Any,
@@ -53,6 +56,7 @@ class _Builder:
         self.wishes: list[Wish] = []
         self.views: dict[str, str] = {}  # {tensor: another that has the same bytes, or holds them as a part}
         self.partials: dict[str, list[str]] = {}  # {tensor: gradients received so far}
+        self.sums: Counter[str] = Counter()  # {tensor: sums of its gradients so far}
         self.added: set[str] = set()  # gradients that an op wrote for one tensor alone: more may be added to them
         self.results: list[str] = []
         self.clock = Tensor("clock", (clock.SIZE,), clock.DTYPE, Role.INPUT)
@@ -232,8 +236,8 @@ class _Builder:
         if not partials or self.views.get(gradient.name) == partials[0]:
             partials[:] = [gradient.name]
             return
-        count = sum(op.target == tensor.name and op.phase == "sum" for op in self.ops)
-        total = Tensor(f"{tensor.name}.sum{count + 1}", tensor.shape, tensor.dtype, Role.GRADIENT)
+        self.sums[tensor.name] += 1
+        total = Tensor(f"{tensor.name}.sum{self.sums[tensor.name]}", tensor.shape, tensor.dtype, Role.GRADIENT)
         first = partials.pop()
         self.tensors[total.name] = total
         size = total.nbytes // (8 if total.dtype == "float64" else 4)

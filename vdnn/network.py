@@ -106,6 +106,7 @@ class Network:
         self._tensors: dict[str, Tensor] = {"input": self.input}
         self._by_name: dict[str, Node] = {}
         self._layers: Counter[type[Layer]] = Counter()
+        self._objects: set[int] = set()  # ids of the layers; nodes keep them alive
 
     @property
     def batch(self) -> int:
@@ -143,6 +144,7 @@ class Network:
         self.nodes.append(node)
         self._by_name[name] = node
         self._layers[type(layer)] += 1
+        self._objects.add(id(layer))
         self._tensors[node.y.name] = node.y
         return node.y
 
@@ -166,7 +168,7 @@ class Network:
         return f"{layer.kind}{count}"
 
     def _check_inputs(self, name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
-        if any(n.layer is layer for n in self.nodes):
+        if id(layer) in self._objects:
             raise LayerError(f"{name}: the same layer object was added before; make a new one (weights are not shared)")
         if name in self._by_name:
             raise LayerError(f"a layer named {name!r} is in the network already")

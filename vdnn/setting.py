@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdnn.building import build
+from vdnn.collector import collector_paused
 from vdnn.memory import policy as policies
 from vdnn.memory import trial
 from vdnn.memory.cost import Cost, roofline
@@ -49,6 +50,7 @@ class Setting:
         name, decisions = self.decide(policy, algorithms)
         return make_plan(self.tape, decisions, undo=self.undo, policy=name)
 
+    @collector_paused()
     def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> tuple[str, Decisions]:
         """(the policy's name, its resolved decisions)."""
         if isinstance(policy, (Mapping, Decisions)):

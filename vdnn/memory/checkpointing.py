@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isqrt
 
 from vdnn.memory.decisions import DROP, KEEP, Decisions, Fate, resolve
@@ -16,21 +16,29 @@ def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
 
     The tensors kept are cuts: all that later ops need of what came before.  On a chain every tensor is one; in a
     network with forks, those between its blocks.  Cuts are chosen so that the segments save about equally many bytes,
-    the last segment is kept whole, as backward needs it at once, and of all numbers of segments that one is taken
-    whose plan has the lowest peak.  One segment is `keep_all`, so that no network needs more than with that.
+    the last segment is kept whole, as backward needs it at once, and of the numbers of segments that are tried that
+    one is taken whose plan has the lowest peak.  One segment is `keep_all`, so that no network needs more than that.
     """
     cuts = _cuts(tape)
-    best, least = Decisions(), sketch(tape, resolve({}, tape, algorithms)).peak_bytes
-    for segments in _counts(len(cuts) + 1):
-        decisions = Decisions(_segment_fates(tape, cuts, segments))
-        peak = sketch(tape, resolve(decisions, tape, algorithms)).peak_bytes
-        if peak < least:
-            best, least = decisions, peak
-    return best
+    counts = list(_counts(len(cuts) + 1))
+    peaks: dict[int, int] = {}  # by place in counts
+
+    def try_all(places: Iterable[int]) -> int:
+        for k in places:
+            if k not in peaks:
+                fates = _segment_fates(tape, cuts, counts[k])
+                peaks[k] = sketch(tape, resolve(fates, tape, algorithms)).peak_bytes
+        return min(peaks, key=lambda k: (peaks[k], k))
+
+    # few segments keep little and rerun much at a time, many the other way round: about the best of every third try
+    best = try_all(range(0, len(counts), 3))
+    best = try_all(range(max(0, best - 2), min(len(counts), best + 3)))
+    return Decisions(_segment_fates(tape, cuts, counts[best]))
 
 
 def _counts(most: int) -> Iterator[int]:
-    """Numbers of segments to try: 2, 3, 4, then ever sparser, up to four times the root of `most`."""
+    """Numbers of segments to choose from: 1, 2, 3, 4, then ever sparser, up to four times the root of `most`."""
+    yield 1
     count = 2
     while count <= min(most, 4 * isqrt(most) + 1):
         yield count
@@ -44,13 +52,14 @@ def _cuts(tape: Tape) -> list[tuple[int, str]]:
     for i in range(tape.turn):
         last_read |= dict.fromkeys(tape.reads[i], i)
         last_written |= dict.fromkeys(tape.writes[i], i)
+    inputs = (b for b in last_read if tape.buffers[b].role is Role.INPUT and b.startswith("input"))
+    inputs_read = max((last_read[b] for b in inputs), default=-1)
     crossing: set[str] = set()
     cuts = []
     for i in range(tape.turn):
         crossing |= {b for b in tape.writes[i] if tape.buffers[b].role is Role.FEATURE}
         crossing = {b for b in crossing if last_read.get(b, -1) > i}
-        inputs = {b for b in last_read if tape.buffers[b].role is Role.INPUT and b.startswith("input")}
-        if len(crossing) == 1 and not any(last_read[b] > i for b in inputs):
+        if len(crossing) == 1 and i >= inputs_read:
             (b,) = crossing
             if last_written[b] <= i:
                 cuts.append((i, b))

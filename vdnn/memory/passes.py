@@ -11,13 +11,11 @@ Between passes a step is on its stream and in plan order; nothing else is decide
 
 from __future__ import annotations
 
-import gc
 from bisect import bisect_right
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
+from vdnn.collector import collector_paused
 from vdnn.memory.decisions import Decisions, Fate
 from vdnn.memory.layout import EFFORT
 from vdnn.memory.order import order
@@ -33,24 +31,12 @@ def make_plan(tape: Tape, decisions: Decisions, *, undo: bool = False, policy: s
     undo    copy every weight, state and statistic to the host before it is updated, so that a failure can be undone
     effort  how hard `place` searches for a tight layout
     """
-    with _collector_paused():
+    with collector_paused():
         steps = rerun_dropped(tape, decisions)
         steps = copy_offloaded(steps, tape, decisions, undo)
         steps = allocate(steps, tape, decisions)
         plan = place(Plan(tape, decisions, tuple(steps), 0, 0, policy), effort)
         return replace(plan, steps=tuple(order(plan)))
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nothing that a plan is made of is garbage; looking for some takes a sixth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 # ---- rerun_dropped

@@ -60,9 +60,10 @@ def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, in
         if _is_a(EXTRACTION, tape.ops[i]):
             begins.setdefault(tape.ops[i].layer, i)
     layers = list(begins)
+    number = {layer: k for k, layer in enumerate(layers)}
     ahead = {}
     for buffer, layer in last_reader.items():
-        before = layers[max(0, layers.index(layer) - 1)] if layer in begins else ""
+        before = layers[max(0, number[layer] - 1)] if layer in begins else ""
         ahead[buffer] = max(1, first[buffer] - begins[before])
     return ahead
 
@@ -85,7 +86,8 @@ def _found(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
     ahead: dict[str, int] = {}
     for current in range(len(layers) - 1, 0, -1):
         at = begins.get(layers[current], -1)
-        for layer in reversed(layers[:current]) if at >= 0 else ():
+        for below in range(current - 1, -1, -1) if at >= 0 else ():
+            layer = layers[below]
             buffer = x_of.get(layer, "")
             if buffer and buffer not in ahead:
                 ahead[buffer] = max(0, first[buffer] - at)

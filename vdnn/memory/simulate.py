@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdnn.collector import collector_paused
 from vdnn.memory.contention import Contention, contended
 from vdnn.memory.cost import Cost
 from vdnn.memory.plan import STREAMS, Plan
@@ -10,6 +11,7 @@ from vdnn.network import Role
 from vdnn.tape import Tape
 
 
+@collector_paused()
 def simulate(plan: Plan, cost: Cost, contention: Contention | None = None) -> Trace:
     """The trace of `plan` on a device where each step takes the time that `cost` says.
 

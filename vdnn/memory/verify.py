@@ -15,6 +15,7 @@ from itertools import count
 from typing import NoReturn
 from weakref import WeakSet
 
+from vdnn.collector import collector_paused
 from vdnn.memory.books import UNDEFINED, Accesses, Intervals
 from vdnn.memory.plan import KINDS, STREAMS, Plan, PlanError, Step, workspace_of
 from vdnn.network import Role
@@ -24,6 +25,7 @@ SAFE: WeakSet[Plan] = WeakSet()  # plans that were verified; a plan never change
 STREAM = {name: i for i, name in enumerate(STREAMS)}
 
 
+@collector_paused()
 def verify(plan: Plan) -> None:
     """Return if no run of `plan` can go wrong.  Raises PlanError with the reason and the steps around the fault."""
     walk = _Walk(plan)
