@@ -13,6 +13,7 @@ from vdnn.memory.decisions import Decisions, resolve
 from vdnn.memory.order import order
 from vdnn.memory.plan import Plan, Step
 from vdnn.memory.pool import Pool, PoolError, fits, replay
+from vdnn.memory.rules import offload_inputs
 from vdnn.memory.verify import verify
 from vdnn.setting import choose_algorithms, make_setting
 
@@ -273,7 +274,8 @@ def test_a_plan_laid_out_by_the_pool_verifies(network, fates):
 @pytest.fixture(scope="module")
 def vgg16_under_vdnn_conv():
     setting = make_setting(models.get("vgg16", batch=32))
-    return setting.make("vdnn_conv", choose_algorithms(setting.tape, setting.cost, "performance"))
+    decisions = Decisions(offload_inputs(setting.tape, ("conv",), "paper").fates, ahead=4)
+    return setting.make(decisions, choose_algorithms(setting.tape, setting.cost, "performance"))
 
 
 def test_a_pool_as_large_as_the_unbounded_one_ever_gets_may_fail(vgg16_under_vdnn_conv):

@@ -12,96 +12,120 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import Decisions, Fate, resolve
+from vdnn.memory.place import place
 from vdnn.memory.trial import sketch
 from vdnn.network import Role
 from vdnn.tape import Tape
+
+SHARES = (1.0, 0.8, 0.6)  # of the memory between what stays and the peak, tried in turn
 
 
 def timed(tape: Tape, decisions: Decisions, cost: Cost, algorithms: Mapping[str, str]) -> Decisions:
     """`decisions`, that rerun nothing, with `ahead` and `slack` for each offloaded tensor by itself.
 
-    The peak stays at most what it is with the timing of `decisions`.  The step is nearly always faster; it need not be,
-    as nothing is known here of addresses, whose reuse makes copies wait, too.
+    The arena is at most what an ideal layout with the timing of `decisions` would take.  Memory that is full all the
+    time cannot be laid out without gaps, so less and less of it is used, though at each op at least as much as under
+    `decisions`, until the layout fits; if it never does, `decisions` stay as they are.  The step is nearly always
+    faster; it need not be, as nothing is known here of addresses, whose reuse makes copies wait, too.
     """
     given = resolve(decisions, tape, algorithms)
-    limit = sketch(tape, given).peak_bytes
+    before = sketch(tape, given)
     late = sketch(tape, replace(given, ahead=0, slack=0))
-    live = [late.live_bytes[i] for i, _, _ in late.computes()]
-    seconds = [cost.op_seconds(tape, op, given.algorithms[op.name]) for op in tape.ops]
-    if len(live) != len(seconds):
+    used, least = ([plan.live_bytes[i] for i, _, _ in plan.computes()] for plan in (before, late))
+    if len(least) != len(tape.ops):
         raise ValueError("only decisions that run nothing again can be timed")
-    moved = [b for b, fate in given.fates.items() if fate is Fate.OFFLOAD]
-    slack = _slacks(tape, moved, cost, seconds, live, limit)
-    ahead = _aheads(tape, given, moved, cost, seconds, live, limit)
-    return replace(decisions, ahead=ahead, slack=slack)
+    moved = _Moved.of(tape, given, cost)
+    for share in SHARES:
+        limit = int(share * before.peak_bytes + (1 - share) * tape.resident_bytes)
+        room = [max(limit, live) - always for live, always in zip(used, least, strict=True)]
+        slack = _slacks(tape, moved, room)
+        ahead = _aheads(tape, given, moved, room)
+        plan = sketch(tape, replace(given, ahead=ahead, slack=slack))
+        if place(plan, 0).arena_bytes <= before.peak_bytes:
+            return replace(decisions, ahead=ahead, slack=slack)
+    return decisions
 
 
-def _slacks(
-    tape: Tape, moved: list[str], cost: Cost, seconds: list[float], live: list[int], limit: int
-) -> dict[str, int]:
-    """{buffer: for how many ops after its last forward use it stays}; `live` takes what they add.
+@dataclass(frozen=True)
+class _Moved:
+    """What is offloaded, and the seconds that everything takes.
+
+    ops      of each op of the tape
+    sizes    {buffer: bytes in the arena}
+    out      {buffer: seconds to the host}; an input is not copied out
+    back     {buffer: seconds to the device}
+    """
+
+    ops: list[float]
+    sizes: dict[str, int]
+    out: dict[str, float]
+    back: dict[str, float]
+
+    @classmethod
+    def of(cls, tape: Tape, given: Decisions, cost: Cost) -> _Moved:
+        buffers = [tape.buffers[b] for b, fate in given.fates.items() if fate is Fate.OFFLOAD]
+        return cls(
+            [cost.op_seconds(tape, op, given.algorithms[op.name]) for op in tape.ops],
+            {b.name: b.nbytes for b in buffers},
+            {b.name: cost.copy_seconds(b.payload, "offload") for b in buffers if b.role is not Role.INPUT},
+            {b.name: cost.copy_seconds(b.payload, "prefetch") for b in buffers},
+        )
+
+
+def _slacks(tape: Tape, moved: _Moved, room: list[int]) -> dict[str, int]:
+    """{buffer: for how many ops after its last forward use it stays}; `room` at each op loses what they take.
 
     One walk through forward: before each op go the sources that have left and, if the op would have no room, the
     oldest of the others, for which it waits.
     """
     leaves = _last_forward_uses(tape, moved)
-    leaving: deque[tuple[str, float]] = deque()  # (buffer, when its copy ends)
+    leaving: deque[tuple[str, int, float]] = deque()  # (buffer, its last use, when its copy ends)
     slack: dict[str, int] = {}
     now = link = 0.0
     held = 0
     for i in range(tape.turn):
-        while leaving and (leaving[0][1] <= now or live[i] + held > limit):
-            buffer, end = leaving.popleft()
+        while leaving and (leaving[0][2] <= now or held > room[i]):
+            buffer, last, end = leaving.popleft()
             now = max(now, end)
-            held -= tape.buffers[buffer].nbytes
-            slack[buffer] = i - 1 - leaves[buffer][0]
-        live[i] += held
-        for buffer in (b for b, (at, _) in leaves.items() if at == i):
-            if tape.buffers[buffer].role is Role.INPUT:
-                continue  # nothing is copied out
-            reads_only = leaves[buffer][1]
-            link = max(link, now + (0.0 if reads_only else seconds[i])) + cost.copy_seconds(
-                tape.buffers[buffer].payload, "offload"
-            )
-            leaving.append((buffer, link))
-            held += tape.buffers[buffer].nbytes
-        now += seconds[i]
-    return slack | {buffer: tape.turn - 1 - leaves[buffer][0] for buffer, _ in leaving}
+            held -= moved.sizes[buffer]
+            slack[buffer] = i - 1 - last
+        room[i] -= held
+        for buffer, reads_only in leaves.get(i, ()):
+            start = now if reads_only else now + moved.ops[i]
+            link = max(link, start) + moved.out[buffer]
+            leaving.append((buffer, i, link))
+            held += moved.sizes[buffer]
+        now += moved.ops[i]
+    return slack | {buffer: tape.turn - 1 - last for buffer, last, _ in leaving}
 
 
-def _last_forward_uses(tape: Tape, moved: list[str]) -> dict[str, tuple[int, bool]]:
-    """{buffer: (its last op in forward, whether that only reads it)}, in order."""
-    wanted = set(moved)
+def _last_forward_uses(tape: Tape, moved: _Moved) -> dict[int, list[tuple[str, bool]]]:
+    """{op: the buffers that leave at it, and whether it only reads them}."""
     last: dict[str, tuple[int, bool]] = {}
     for i in range(tape.turn):
-        for b in {*tape.reads[i], *tape.writes[i]} & wanted:
-            last[b] = i, b not in tape.writes[i]
-    return dict(sorted(last.items(), key=lambda item: item[1][0]))
+        for b in (*tape.reads[i], *tape.writes[i]):
+            if b in moved.out:
+                last[b] = i, b not in tape.writes[i]
+    leaves: dict[int, list[tuple[str, bool]]] = {}
+    for b, (i, reads_only) in last.items():
+        leaves.setdefault(i, []).append((b, reads_only))
+    return leaves
 
 
-def _aheads(
-    tape: Tape,
-    given: Decisions,
-    moved: list[str],
-    cost: Cost,
-    seconds: list[float],
-    live: list[int],
-    limit: int,
-) -> dict[str, int]:
-    """{buffer: how many ops before its first backward use it comes back}; `live` takes what they add.
+def _aheads(tape: Tape, given: Decisions, moved: _Moved, room: list[int]) -> dict[str, int]:
+    """{buffer: how many ops before its first backward use it comes back}; `room` at each op loses what they take.
 
     One walk through backward: before each op go the prefetches, in the order of their use, that must start while it
     runs, can start by then, and have room until they are used; what is read now has no choice.
     """
     first = _first_backward_uses(tape, moved)
-    copies = {b: cost.copy_seconds(tape.buffers[b].payload, "prefetch") for b in first}
-    starts = list(accumulate(seconds, initial=0.0))
-    latest = _latest_starts(first, copies, starts)
+    starts = list(accumulate(moved.ops, initial=0.0))
+    latest = _latest_starts(first, moved, starts)
     waiting = deque(first)
     ahead: dict[str, int] = {}
     arrives: dict[str, float] = {}
@@ -110,34 +134,33 @@ def _aheads(
         end = starts[i + 1] + late
         while waiting:
             buffer = waiting[0]
-            use, size = first[buffer], tape.buffers[buffer].nbytes
+            use, size = first[buffer], moved.sizes[buffer]
             is_time = latest[buffer] + late < end or i >= use - given.ahead_of(buffer)
-            if i < use and not (is_time and link <= end and max(live[i:use]) + size <= limit):
+            if i < use and not (is_time and link <= end and min(room[i:use]) >= size):
                 break
             waiting.popleft()
             ahead[buffer] = use - i
-            arrives[buffer] = link = max(link, starts[i] + late) + copies[buffer]
-            live[i:use] = (n + size for n in live[i:use])
+            arrives[buffer] = link = max(link, starts[i] + late) + moved.back[buffer]
+            room[i:use] = (n - size for n in room[i:use])
         for buffer in tape.reads[i]:
             late = max(late, arrives.get(buffer, 0.0) - starts[i])
     return ahead
 
 
-def _first_backward_uses(tape: Tape, moved: list[str]) -> dict[str, int]:
+def _first_backward_uses(tape: Tape, moved: _Moved) -> dict[str, int]:
     """{buffer: the first backward op that reads it}, in order."""
-    wanted = set(moved)
     first: dict[str, int] = {}
     for i in range(tape.turn, len(tape.ops)):
         for b in tape.reads[i]:
-            if b in wanted:
+            if b in moved.sizes:
                 first.setdefault(b, i)
     return first
 
 
-def _latest_starts(first: dict[str, int], copies: dict[str, float], starts: list[float]) -> dict[str, float]:
+def _latest_starts(first: Mapping[str, int], moved: _Moved, starts: list[float]) -> dict[str, float]:
     """{buffer: the latest start of its prefetch at which no op waits}, from the last to come back to the first."""
     latest: dict[str, float] = {}
     link = starts[-1]
-    for buffer in reversed(first):
-        link = latest[buffer] = min(link, starts[first[buffer]]) - copies[buffer]
+    for buffer in reversed(list(first)):
+        link = latest[buffer] = min(link, starts[first[buffer]]) - moved.back[buffer]
     return latest
