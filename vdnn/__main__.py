@@ -12,6 +12,7 @@ import click
 
 from vdnn import __version__
 from vdnn.commands.hardware import hardware
+from vdnn.commands.measure import measure
 from vdnn.commands.plan import compare, plan
 from vdnn.commands.train import train
 
@@ -24,7 +25,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, train, hardware):
+for command in (plan, compare, train, measure, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""Predictions held against measurements: how long a step takes under several policies, simulated and run on this CPU.
+
+    python experiments/predict.py [--quick]       # writes experiments/results/predict.csv
+
+What the simulator is told are the times that `vdnn measure` records: of ops where everything is kept and nothing is
+copied, of copies alone, and of both at once.  These runs and those of the plans that are predicted take turns, so that
+all meet the same machine.  Rounds in which other processes, or the host of a virtual machine, take more than a tenth of
+a core are run again, as far as a minute for each network allows, and the quietest are used for both sides alike.
+
+Copies go over a link of 300 MB/s, so that some are hidden behind compute and some are not.  Exit status 1 if the median
+error is above 10 %, or if two plans whose measured times differ by more than 10 % are predicted in the other order.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import itertools
+import os
+import platform
+import subprocess
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import vdnn
+from vdnn import models
+from vdnn.commands.measure import Bench, processor
+from vdnn.progress import progress_bar
+
+CASES = (("digits_vgg", 128, (1, 8, 8)), ("resnet18", 8, (3, 112, 112)), ("vgg11", 4, (3, 128, 128)))
+QUICK = (("digits_vgg", 128, (1, 8, 8)), ("resnet18", 4, (3, 64, 64)))
+POLICIES = ("keep_all", "vdnn_conv", "vdnn_all", "checkpoint", "least")
+LINK = 300e6  # bytes per second each way
+QUIET = 0.1  # cores that others may use in a round
+PATIENCE, FEWEST = 45.0, 3  # seconds until a network's rounds end in any case, if there are so many
+LIMIT, APART = 0.10, 0.10  # of the median error; between times whose order must be right
+COLUMNS = ("network", "batch", "image", "policy", "simulated_seconds", "measured_seconds", "error")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan: its name, and seconds of a step."""
+
+    network: str
+    batch: int
+    image: str
+    policy: str
+    simulated: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """The share by which the simulated time is longer."""
+        return self.simulated / self.measured - 1
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.policy}"
+
+
+def busy_seconds() -> float:
+    """Seconds of processor time that others have used, on all cores, the host of a virtual machine among them."""
+    with suppress(OSError, ValueError):
+        fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        idle = fields[3] + fields[4]
+        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return 0.0
+
+
+def predictions(case: tuple[str, int, tuple[int, ...]], rounds: int, threads: int) -> tuple[list[Row], float]:
+    """(a row for each policy, the most cores that others used in a round that counts)."""
+    name, batch, image = case
+    net = models.get(name, batch=batch, image=image)
+    with closing(Bench(net, threads=threads, link_bandwidth=LINK)) as bench:
+        recorder, plans = bench.recorder(), {policy: bench.plan(policy) for policy in POLICIES}
+        seconds: list[dict[str, float]] = []
+        others: list[float] = []
+        for plan in plans.values():
+            bench.run(plan)
+        until = time.perf_counter() + PATIENCE
+        with progress_bar(name, rounds, keep=False) as advance:
+            while sum(share <= QUIET for share in others) < rounds:
+                before, began = busy_seconds(), time.perf_counter()
+                if len(others) >= FEWEST and began > until:
+                    break
+                recorder.round()
+                first = len(seconds) % len(POLICIES)  # none always follows the same other one
+                order = (*POLICIES[first:], *POLICIES[:first])
+                seconds.append({policy: bench.run(plans[policy]).step_seconds for policy in order})
+                others.append((busy_seconds() - before) / (time.perf_counter() - began))
+                advance(f"others use {others[-1]:.2f} cores")
+        count = max(rounds, len(others) // 2)  # where nothing is quiet, more of them make a better median
+        quietest = sorted(range(len(others)), key=others.__getitem__)[:count]
+        cost = bench.cost([recorder.rounds[i] for i in quietest])
+        rows = []
+        for policy, plan in plans.items():
+            predicted, taken = vdnn.simulate(plan, cost).step_seconds, [seconds[i][policy] for i in quietest]
+            rows.append(Row(net.name, batch, "x".join(map(str, image)), policy, predicted, median(taken)))
+        return rows, others[quietest[-1]]
+
+
+def apart(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Pairs (faster, slower) of plans that are measured more than 10 % apart."""
+    pairs = (sorted(pair, key=lambda row: row.measured) for pair in itertools.combinations(rows, 2))
+    return [(a, b) for a, b in pairs if b.measured > (1 + APART) * a.measured]
+
+
+def table_of(rows: list[Row]) -> Table:
+    table = Table(title="seconds of one step")
+    for column in ("network", "policy", "simulated", "measured", "error"):
+        table.add_column(column, justify="left" if column in ("network", "policy") else "right")
+    for row in rows:
+        table.add_row(row.network, row.policy, f"{row.simulated:.4f}", f"{row.measured:.4f}", f"{row.error:+.1%}")
+    return table
+
+
+def write(path: Path, rows: list[Row], threads: int, others: float) -> None:
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# commit {commit.strip() or 'unknown'}, {datetime.date.today()}, vdnn {vdnn.__version__}, "
+            f"Python {platform.python_version()}, NumPy {np.__version__}, {processor()}, {threads} threads, "
+            f"link {LINK:.0f} bytes/s, others at most {others:.2f} cores\n"
+        )
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for r in rows:
+            times = f"{r.simulated:.6f}", f"{r.measured:.6f}", f"{r.error:+.4f}"
+            writer.writerow((r.network, r.batch, r.image, r.policy, *times))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Two small networks; writes no file unless --out.")
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True)
+@click.option("--threads", default=1, show_default=True, help="One leaves the copies a core of two, as an engine has.")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/predict.csv]")
+def main(quick: bool, rounds: int, threads: int, out: Path | None) -> None:
+    """Print simulated beside measured seconds of every plan, and check both error and order."""
+    rows: list[Row] = []
+    others = 0.0
+    for case in QUICK if quick else CASES:
+        found, share = predictions(case, rounds, threads)
+        rows, others = rows + found, max(others, share)
+    if out or not quick:
+        write(out or Path(__file__).parent / "results" / "predict.csv", rows, threads, others)
+    Console().print(table_of(rows))
+    pairs, typical = apart(rows), median(abs(row.error) for row in rows)
+    wrong = [(a, b) for a, b in pairs if b.simulated <= a.simulated]
+    click.echo(f"median error {typical:.1%}, at most {LIMIT:.0%} wanted; others used at most {others:.2f} cores")
+    click.echo(
+        f"pairs measured more than {APART:.0%} apart: {len(pairs)}; in the other order when simulated: {len(wrong)}"
+    )
+    for faster, slower in wrong:
+        click.echo(
+            f"  {faster} before {slower}: {faster.simulated:.4f} and {slower.simulated:.4f} s simulated, "
+            f"{faster.measured:.4f} and {slower.measured:.4f} s measured"
+        )
+    raise SystemExit(typical > LIMIT or bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
