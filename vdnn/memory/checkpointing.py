@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from math import isqrt
 
@@ -30,8 +31,10 @@ def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
                 peaks[k] = sketch(tape, resolve(fates, tape, algorithms)).peak_bytes
         return min(peaks, key=lambda k: (peaks[k], k))
 
-    # few segments keep little and rerun much at a time, many the other way round: about the best of every third try
-    best = try_all(range(0, len(counts), 3))
+    # few segments keep little and rerun much at a time, many the other way round: some about the root, then about the
+    # best of these; their number does not grow with the depth
+    root = isqrt(len(cuts) + 1)
+    best = try_all({0, *(min(bisect_left(counts, root * n // 4), len(counts) - 1) for n in (1, 2, 4, 8, 16))})
     best = try_all(range(max(0, best - 2), min(len(counts), best + 3)))
     return Decisions(_segment_fates(tape, cuts, counts[best]))
 
