@@ -58,11 +58,13 @@ def grouped_bars(
     kind: str,
     panels: int = 0,
     line: tuple[float, str] | None = None,
+    beside: str = "the paper",
 ) -> Path:
     """Draw a pair of bars for each series in each group, as in Fig. 11, 12 and 14; return the path.
 
     panels   0: all groups on one axis.  Otherwise each group has its own axis and scale, so many in a row
     line     a level and its name, drawn across: the GPU's memory, for example
+    beside   what the hatched bars are
     """
     _check(kind, groups, series)
     rows = -(-len(groups) // panels) if panels else 1
@@ -78,7 +80,7 @@ def grouped_bars(
         _name_places(axes, names if panels else groups, line, slanted=bool(panels) and len(names) > 3)
         if panels and group < len(groups):
             axes.set_title(groups[group].replace(" (", "\n(") if panels > 4 else groups[group], fontsize=8, loc="left")
-    return _finish(figure, path, [] if panels else names, ylabel, kind)
+    return _finish(figure, path, [] if panels else names, ylabel, kind, beside)
 
 
 def stacked_bars(
@@ -226,7 +228,9 @@ def _fit(text: Any, bar: Any) -> None:
         text.set_visible(needed.width <= room.height and needed.height <= room.width)
 
 
-def _finish(figure: Any, path: File, names: Names, ylabel: str, kind: str, is_line: bool = False) -> Path:
+def _finish(
+    figure: Any, path: File, names: Names, ylabel: str, kind: str, beside: str = "the paper", is_line: bool = False
+) -> Path:
     """The legend below and the common label, and the file."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -234,10 +238,10 @@ def _finish(figure: Any, path: File, names: Names, ylabel: str, kind: str, is_li
     shown: list[Any] = [Patch(color=colour, label=name) for name, colour in zip(names, COLOURS, strict=False)]
     if is_line:
         shown.append(Line2D([], [], color=GREY, marker="o", markersize=3, label=f"ours ({kind})"))
-        shown.append(Line2D([], [], color="black", marker="s", markerfacecolor="none", ls=":", label="the paper"))
+        shown.append(Line2D([], [], color="black", marker="s", markerfacecolor="none", ls=":", label=beside))
     else:
         shown.append(Patch(**OURS, facecolor=GREY, label=f"ours ({kind})"))
-        shown.append(Patch(**PAPER, edgecolor=GREY, label="the paper"))
+        shown.append(Patch(**PAPER, edgecolor=GREY, label=beside))
     columns = 5 if len(shown) > 6 else len(shown)
     figure.legend(handles=shown, loc="outside lower center", ncols=columns, frameon=False, fontsize=7)
     figure.supylabel(f"{ylabel} (ours: {kind})", fontsize=8)
