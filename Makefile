@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cupy lint bench kernels fragmentation least-budget gpu-test gpu-bench clean
+.PHONY: help demo paper test cupy lint bench scale predict kernels fragmentation pool least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/plot.stamp  ## train a small network in less memory than it needs
 	$(BIN)/python experiments/demo.py
+
+paper: $(VENV)/plot.stamp  ## recompute the paper's figures, and go beyond them (simulated)
+	$(BIN)/python experiments/paper/everything.py
 
 test: $(VENV)/test.stamp  ## run the tests (no GPU needed)
 	$(BIN)/python -m pytest
@@ -26,11 +29,20 @@ lint: $(VENV)/dev.stamp  ## check style, formatting and types
 bench: $(VENV)/plot.stamp  ## time planning, and a plan against a bare loop over its kernels
 	$(BIN)/python experiments/bench.py
 
+scale: $(VENV)/plot.stamp  ## time planning from 100 to 10,000 layers
+	$(BIN)/python experiments/scale.py
+
+predict: $(VENV)/plot.stamp  ## hold simulated step times against measured ones on this machine
+	$(BIN)/python experiments/predict.py
+
 kernels: $(VENV)/plot.stamp  ## time every convolution algorithm
 	$(BIN)/python experiments/kernels_conv.py
 
 fragmentation: $(VENV)/plot.stamp  ## arena against peak: every model, every policy, random decisions
 	$(BIN)/python experiments/fragmentation.py
+
+pool: $(VENV)/plot.stamp  ## a best-fit pool against the static layout
+	$(BIN)/python experiments/pool.py
 
 least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that plans, against everything kept
 	$(BIN)/python experiments/least_budget.py vgg16 --batch 32

@@ -29,7 +29,20 @@ from vdnn.network import Role
 from vdnn.setting import Setting, choose_algorithms, make_setting
 
 ALGORITHMS = ("performance", "memory")
-MODELS = ("vgg11", "vgg16", "vgg19", "vgg116", "vgg416", "resnet18", "resnet50", "googlenet", "digits_vgg")
+MODELS = (
+    "alexnet",
+    "overfeat",
+    "vgg11",
+    "vgg16",
+    "vgg19",
+    "vgg116",
+    "vgg416",
+    "resnet18",
+    "resnet50",
+    "resnet152",
+    "googlenet",
+    "digits_vgg",
+)
 DRAWN = ("vgg16", "resnet18", "resnet50", "googlenet", "digits_vgg", "vgg116")  # under random decisions, in turn
 QUICK = ("vgg16", "resnet18", "googlenet", "digits_vgg")
 NAMED, MEDIAN, WORST = 1.02, 1.01, 1.10  # limits of arena / peak

@@ -30,6 +30,7 @@ EFFORT = 2_000_000  # at most about a second for a few hundred layers
 _PAIRS = 400_000  # overlapping pairs listed at most; beyond, long lifetimes stay where they were stacked
 _FEW = 8  # pairs a lifetime: laying all freely is then as quick as stacking the long ones first
 _TURNS = 8  # fewer turns of a search lead nowhere and are left out
+_HOPELESS = 1.1  # times the goal
 _SPAN = 64  # positions; longer lifetimes are stacked first
 
 
@@ -101,7 +102,7 @@ def _lay(start: Ints, stop: Ints, size: Ints, goal: int, effort: int) -> Ints:
     ways: list[_Way] = []
     for moves, stacking in kinds:
         ways.append(_Way.make(start, stop, size, moves, stacking))
-        if ways[-1].rank(goal) <= goal:
+        if ways[-1].rank(goal, is_thorough=effort > 0) <= goal:
             return ways[-1].offsets
     _search(ways, goal, effort)
     return min(ways, key=lambda way: way.reached).offsets
@@ -159,12 +160,15 @@ class _Way:
         """The extent of the best layout so far."""
         return max(self.stacked, self.laid)
 
-    def rank(self, goal: int) -> int:
-        """Lay by the rankings, one after the other down to `goal`; the extent reached."""
+    def rank(self, goal: int, is_thorough: bool) -> int:
+        """Lay by the rankings, one after the other down to `goal`; the extent reached.
+
+        is_thorough   go on where the first ends so far above the goal that no other ever reached it
+        """
         patience = self.favourite[1]
         for preference in self.preferences:
             self._lay(preference, patience)
-            if self.laid <= goal:
+            if self.laid <= goal or (not is_thorough and self.laid > _HOPELESS * goal):
                 break
         return self.reached
 
