@@ -31,6 +31,7 @@ _PAIRS = 400_000  # overlapping pairs listed at most; beyond, long lifetimes sta
 _FEW = 8  # pairs a lifetime: laying all freely is then as quick as stacking the long ones first
 _TURNS = 8  # fewer turns of a search lead nowhere and are left out
 _HOPELESS = 1.1  # times the goal
+_MANY = 1000  # lifetimes; for fewer, all rankings take no time
 _SPAN = 64  # positions; longer lifetimes are stacked first
 
 
@@ -102,7 +103,7 @@ def _lay(start: Ints, stop: Ints, size: Ints, goal: int, effort: int) -> Ints:
     ways: list[_Way] = []
     for moves, stacking in kinds:
         ways.append(_Way.make(start, stop, size, moves, stacking))
-        if ways[-1].rank(goal, is_thorough=effort > 0) <= goal:
+        if ways[-1].rank(goal, is_thorough=effort > 0 or len(start) < _MANY) <= goal:
             return ways[-1].offsets
     _search(ways, goal, effort)
     return min(ways, key=lambda way: way.reached).offsets
