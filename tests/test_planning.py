@@ -281,7 +281,7 @@ def test_nothing_is_looked_for_until_it_is_asked_for():
 
 def test_the_error_survives_pickling():
     with pytest.raises(BudgetError) as caught:
-        plan(networks.tape_of(networks.chain()), "keep_all", budget="10KiB", kernels=object)
+        plan(networks.tape_of(networks.chain()), "keep_all", budget="10KiB")
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.budget_bytes == 10 * 1024
     assert str(again) == str(caught.value)

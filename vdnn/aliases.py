@@ -35,9 +35,9 @@ def legal_aliases(
 
     def legal(i: int, into: str, out: str) -> bool:
         old, new = tensors[into], tensors[out]
-        if old.nbytes != new.nbytes or list(ops[i].arguments.values()).count(into) > 1:
+        same = _overlapping(into, views, parts)
+        if old.nbytes != new.nbytes or sum(name in same for name in ops[i].arguments.values()) > 1:
             return False
-        same = [into, *_above(into, views), *_below(into, parts)]
         if not kept.isdisjoint(same):
             return False
         read = sorted({reader for name in same for reader in readers.get(name, ())})
@@ -54,12 +54,25 @@ def legal_aliases(
     return alias
 
 
-def _above(name: str, views: Mapping[str, str]) -> list[str]:
-    found = []
-    while name in views:
-        name = views[name]
-        found.append(name)
+def _overlapping(name: str, views: Mapping[str, str], parts: Mapping[str, Sequence[str]]) -> set[str]:
+    """The tensors that share bytes with this one: itself, its parts, what it is a part of, and the parts of that.
+
+    Parts that one layer made of a whole, side by side in channels, share none.
+    """
+    found = {name, *_below(name, parts)}
+    part = name
+    while part in views:
+        whole = views[part]
+        for other in parts[whole]:
+            if other != part and _layer(other) != _layer(part):
+                found |= {other, *_below(other, parts)}
+        found.add(whole)
+        part = whole
     return found
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _below(name: str, parts: Mapping[str, Sequence[str]]) -> list[str]:

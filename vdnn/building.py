@@ -58,6 +58,7 @@ class _Builder:
         self.partials: dict[str, list[str]] = {}  # {tensor: gradients received so far}
         self.sums: Counter[str] = Counter()  # {tensor: sums of its gradients so far}
         self.added: set[str] = set()  # gradients that an op wrote for one tensor alone: more may be added to them
+        self.added_to: dict[str, str] = {}  # {gradient: the one received before that it was added to}
         self.results: list[str] = []
         self.clock = Tensor("clock", (clock.SIZE,), clock.DTYPE, Role.INPUT)
 
@@ -144,23 +145,29 @@ class _Builder:
         wishes = {y.name: (x.name,) for y, x in pairs if y is not None and x is not None and y.name not in added_to}
         self.wishes.append(wishes)
         self.views |= added_to
+        self.added_to |= added_to
 
     def _added_to(self, node: Node, bound: Mapping[str, Tensor | None]) -> dict[str, str]:
         """{a dx of the op: the gradient, received already, that the op adds its own to}, where kernels can."""
-        found = {}
+        found: dict[str, str] = {}
         for name, tensor in node.x.items():
             dx, before = bound.get(f"d{name}"), self.partials.get(tensor.name)
-            if self.accumulates and dx is not None and before and before[0] in self.added:
+            if self.accumulates and dx is not None and before and before[0] in self.added - {*found.values()}:
                 found[dx.name] = before[0]
         return found
 
+    def _is_view(self, node: Node) -> bool:
+        """Whether y needs no op: what an op may overwrite or copy to the host must have been made by one."""
+        x = node.inputs[0]
+        made = x.name in self.tensors and self.tensors[x.name].role is Role.FEATURE
+        return made and node.y is not self.network.scores and "y" in node.layer.views(self.kernels, len(node.inputs))
+
     def _forward(self, node: Node) -> None:
-        arguments = self._arguments(node)
-        if "y" in node.layer.views(self.kernels, len(node.inputs)):
-            self.tensors.setdefault(node.inputs[0].name, node.inputs[0])
+        if self._is_view(node):
             self.tensors[node.y.name] = node.y
             self.views[node.y.name] = node.inputs[0].name
             return
+        arguments = self._arguments(node)
         phase = "evaluate" if self.purpose == "evaluate" else "forward"
         self._emit(node, phase, arguments, ["y", *node.saved])
         if self.purpose == "step" and node.layer.method("update_statistics"):
@@ -233,7 +240,7 @@ class _Builder:
     def _receive(self, tensor: Tensor, gradient: Tensor) -> None:
         """Take a gradient of `tensor`; a second one is added to the first by an op of its own."""
         partials = self.partials.setdefault(tensor.name, [])
-        if not partials or self.views.get(gradient.name) == partials[0]:
+        if not partials or self.added_to.get(gradient.name) == partials[0]:
             partials[:] = [gradient.name]
             return
         self.sums[tensor.name] += 1

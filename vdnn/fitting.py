@@ -11,6 +11,7 @@ from typing import Any
 
 from vdnn.memory import policy as policies
 from vdnn.memory import trial as trials
+from vdnn.memory.cost import CostError
 from vdnn.memory.decisions import KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.order import order
 from vdnn.memory.passes import make_plan
@@ -70,7 +71,10 @@ class BudgetError(PlanError):
         """What would fit."""
         setting, algorithms = self._setting, self._algorithms
         with _unmeasured(setting.kernels):
-            batch = _largest_batch(setting, self._policy, algorithms, self.needed_bytes)
+            try:
+                batch = _largest_batch(setting, self._policy, algorithms, self.needed_bytes)
+            except CostError:  # times that were recorded for this batch alone
+                batch = None
         policy, kind = _fastest_that_fits(setting, algorithms)
         return Advice(self.plan.arena_bytes, name_algorithms(self.plan, setting.cost), batch, policy, kind)
 

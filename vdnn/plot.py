@@ -130,13 +130,14 @@ def _draw_streams(axes: Any, trace: Trace, scale: float) -> None:
             work = "forward" if phase in ("evaluate", "update_statistics") and work != "rerun" else work
             seen.add(event.step.name)
         span = (event.start * scale, (event.finish - event.start) * scale)
-        bars.setdefault((event.stream, work), []).append(span)
+        lane = "compute" if event.step.kind == "compute" else event.step.kind  # one stream may copy both ways
+        bars.setdefault((lane, work), []).append(span)
     starts = trace.starts
     for stall in trace.stalls:
         start = starts[stall.index]
         bars.setdefault(("compute", "stall"), []).append(((start - stall.seconds) * scale, stall.seconds * scale))
-    for (stream, work), spans in bars.items():
-        y = len(STREAMS) - 1 - STREAMS.index(stream)
+    for (lane, work), spans in bars.items():
+        y = len(STREAMS) - 1 - STREAMS.index(lane)
         colour = STALL if work == "stall" else WORK[work]
         axes.broken_barh(spans, (y - 0.36, 0.72), facecolors=colour, linewidth=0)
     _name_streams(axes, {work for _, work in bars})

@@ -101,7 +101,7 @@ def make_setting(
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
-        _check_tape(network, optimizer, threads, purpose, count)
+        _check_tape(network, optimizer, threads, purpose, count, rules, getattr(kernels, "name", kernels))
         return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
@@ -139,12 +139,17 @@ def kernels_named(name: str, threads: int | None = None) -> Any:
     raise SettingError(f"no kernel set is named {name!r}; for planning there are {', '.join(KERNELS)}")
 
 
-def _check_tape(tape: Tape, optimizer: Any, threads: int | None, purpose: str, count: str) -> None:
+def _check_tape(
+    tape: Tape, optimizer: Any, threads: int | None, purpose: str, count: str, rules: str, kernels: str | None
+) -> None:
     """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
+    if rules != "ours":
+        raise SettingError(f"rules={rules!r} are for a network: they build another tape; pass the network")
     name = getattr(optimizer, "name", optimizer)
     asked = {
         "purpose": (purpose, tape.purpose, purpose == "step"),
         "count": (count, tape.count, count == "all"),
+        "kernels": (kernels, tape.kernels, kernels is None),
         "threads": (threads, tape.threads, threads is None),
         "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
     }

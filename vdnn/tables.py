@@ -235,7 +235,7 @@ def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], 
 
 
 def _columns_that_fit(columns: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
-    needed = [2 + max(len(name), *(len(cells[i]) for cells in lines)) for i, name in enumerate(columns)]
+    needed = [2 + max([len(name), *(len(cells[i]) for cells in lines)]) for i, name in enumerate(columns)]
     shown = list(range(len(columns)))
     for name in SPARE:
         if name in columns and 1 + sum(needed[i] for i in shown) > width:

@@ -10,6 +10,7 @@ from networks import NETWORKS, assert_same_bits, device_for, outcome, plan_of, t
 
 import vdnn
 from vdnn import models
+from vdnn.kernels.cudnn4 import Cudnn4Kernels
 from vdnn.memory.decisions import KEEP, OFFLOAD, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.rules import offload_inputs, under
@@ -219,3 +220,47 @@ def test_keeping_is_no_copy_under_any_rules():
     plan = vdnn.plan(net, kept, rules="paper")
     assert plan.offloaded_bytes == 0
     assert np.isfinite(vdnn.simulate(plan, COST).step_seconds)
+
+
+@pytest.mark.parametrize("count", ["weights", "features"])
+@pytest.mark.parametrize("purpose", ["step", "gradients", "evaluate"])
+def test_what_is_not_counted_is_no_copy_either(count, purpose):
+    net = models.digits_vgg(batch=4)
+    vdnn.verify(vdnn.plan(net, {}, count=count, purpose=purpose, undo=purpose == "step"))
+
+
+def test_a_tape_is_not_half_made_into_the_papers_nor_given_other_kernels():
+    tape = tape_of(NETWORKS[0]())
+    with pytest.raises(SettingError, match="pass the network"):
+        vdnn.plan(tape, "vdnn_all", rules="paper")
+    with pytest.raises(ValueError, match="kernels='cudnn4' contradicts the tape"):
+        vdnn.plan(tape, "vdnn_all", kernels="cudnn4")
+
+
+def test_scores_that_a_view_would_show_are_made_by_an_op():
+    net = vdnn.Network((2, 3, 4, 4))
+    x = net.add(vdnn.layers.Conv2d(5, 3, padding=1), net.input)
+    net.add(
+        vdnn.layers.SoftmaxCrossEntropy(), net.add(vdnn.layers.Flatten(), net.add(vdnn.layers.GlobalAvgPool2d(), x))
+    )
+    for purpose in ("step", "gradients", "evaluate"):
+        vdnn.verify(vdnn.plan(net, "least", kernels="cudnn4", purpose=purpose))
+
+
+def test_a_gradient_of_two_joins_is_not_overwritten_while_one_still_reads_it():
+    net = vdnn.Network((2, 3, 4, 4))
+    branches = []
+    for _ in range(2):
+        parts = [net.add(vdnn.layers.ReLU(), net.add(vdnn.layers.Conv2d(4, 3, padding=1), net.input)) for _ in range(2)]
+        branches.append(net.add(vdnn.layers.Concat(), *parts))
+    x = net.add(vdnn.layers.Flatten(), net.add(vdnn.layers.Add(), *branches))
+    net.add(vdnn.layers.SoftmaxCrossEntropy(), net.add(vdnn.layers.Linear(5), x))
+    tape = vdnn.build(net, Cudnn4Kernels(), vdnn.SGD(0.1))
+    whole = tape.buffer_of["linear1.dx"]
+    writers = [op.name for op in tape.ops if whole in tape.writes[tape.index[op.name]]]
+    readers = [op.name for op in tape.ops if whole in tape.reads[tape.index[op.name]]]
+    # relu3 and relu4 come first and share bytes with relu1 and relu2, which still read them: they write elsewhere
+    assert tape.buffer_of["relu4.dx"] != whole
+    assert tape.buffer_of["relu3.dx"] != whole
+    assert {"relu1.backward", "relu2.backward"} <= set(readers)
+    assert writers[0] == "linear1.backward_data"

@@ -214,8 +214,13 @@ def _beside(path: Path) -> Path:
 
 def check_writable(path: Path) -> None:
     """Raise OSError if `write_whole` could not write this file; leaves all as it was."""
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, not a file to write")
     part = _beside(path)
-    part.touch(exist_ok=False)
+    try:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write there: {error.strerror}", str(path)) from error
     part.unlink()
 
 

@@ -51,6 +51,7 @@ setting_options = with_options(
 )
 
 
+PICTURES = (".png", ".svg", ".pdf")
 COUNTED = {
     "all": "everything",
     "weights": "weights once, without gradients and optimizer state",
@@ -72,6 +73,8 @@ def plan(policy: str, budget: str | None, table: bool, picture: str | None, trac
     """
     as_json = setting.pop("as_json")
     with usage_errors():
+        if picture and os.path.splitext(picture)[1].lower() not in PICTURES:
+            raise click.UsageError(f"--picture {picture}: its name must end in one of {', '.join(PICTURES)}")
         for path in filter(None, (picture, trace)):
             _check_writable(path)
         made, summary, message = _planned(_network(setting), policy, budget, setting)

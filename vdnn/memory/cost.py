@@ -106,6 +106,9 @@ class DeviceCost:
         return self.rates.copy_seconds(nbytes, kind)
 
 
+RECORDED = ("network", "batch", "kernels", "threads")  # facts that must be those of a tape, where they are known
+
+
 @dataclass(frozen=True)
 class Measured:
     """Times that were measured, by op's name, or "op by algorithm" where they differ.
@@ -137,7 +140,12 @@ class Measured:
         return found
 
     def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
-        """The measured time.  Raises CostError naming every op of the tape that has none."""
+        """The measured time.  Raises CostError naming every op of the tape that has none, or what the times are of."""
+        for fact in RECORDED:
+            if self.about.get(fact, getattr(tape, fact)) != getattr(tape, fact):
+                raise CostError(
+                    f"{self.name}: recorded for {fact} {self.about[fact]}, and asked for {getattr(tape, fact)}"
+                )
         found = self.seconds.get(f"{op.name} by {algorithm}", self.seconds.get(op.name))
         if found is None:
             timed = {key.partition(" by ")[0] for key in self.seconds}
@@ -200,7 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = data.get("format", FORMAT), data["name"], data["seconds"]
-    except (AttributeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CostError(f"{path} is no table of times: {type(error).__name__}: {error}") from error
     if found[0] != FORMAT or not isinstance(found[1], str) or not isinstance(found[2], dict):
         raise CostError(f"{path} is no table of times: format {found[0]!r}, name {found[1]!r:.60}")

@@ -97,7 +97,7 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
             f"{repr(decisions)[:80]}"
         )
     for field_name, values in CHOICES.items():
-        if getattr(decisions, field_name) not in values:
+        if getattr(decisions, field_name) not in values or isinstance(getattr(decisions, field_name), bool):
             one, other = map(repr, values)
             raise DecisionError(f"{field_name} {getattr(decisions, field_name)!r} is neither {one} nor {other}")
     for what in ("fates", "algorithms"):

@@ -169,12 +169,13 @@ def _copy_results(steps: list[Step], tape: Tape, after: dict[int, list[Step]]) -
         for name in tape.ops[tape.index[step.name]].writes:
             made.setdefault(name, i)  # the first run; a rerun writes the same
     for name in tape.results:
-        after.setdefault(made[name], []).append(Step("offload", tape.buffer_of[name], "offload"))
+        if tape.buffers[tape.buffer_of[name]].is_counted:
+            after.setdefault(made[name], []).append(Step("offload", tape.buffer_of[name], "offload"))
 
 
 def _copy_undo(steps: list[Step], tape: Tape, before: dict[int, list[Step]]) -> None:
     """What is overwritten for good is copied first, at the update that overwrites it."""
-    resident = set(tape.resident)
+    resident = {b for b in tape.resident if tape.buffers[b].is_counted}
     for i, step in enumerate(steps):
         overwritten = [b for b in tape.writes[tape.index[step.name]] if b in resident]
         before.setdefault(i, []).extend(Step("offload", b, "offload") for b in overwritten)

@@ -92,7 +92,7 @@ def _found(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
             if buffer and buffer not in ahead:
                 ahead[buffer] = max(0, first[buffer] - at)
                 break
-            if kinds[layer] == "conv":
+            if "conv" in kinds[layer]:
                 break
     return {buffer: ahead.get(buffer, 0) for buffer in last_reader}
 

@@ -55,7 +55,8 @@ class _Contents:
         self.inputs = {name for name, buffer in tape.buffers.items() if buffer.role is Role.INPUT}
         self.first = {name: next(fresh) for name in (*tape.resident, *self.inputs)}
         self.last = dict(self.first)
-        self.results = {tape.buffer_of[n]: self.first.get(tape.buffer_of[n], UNDEFINED) for n in tape.results}
+        results = [n for n in tape.results if tape.buffers[tape.buffer_of[n]].is_counted]
+        self.results = {tape.buffer_of[n]: self.first.get(tape.buffer_of[n], UNDEFINED) for n in results}
         self.names = {UNDEFINED: "nothing defined"}
         self.names |= {content: f"{name} as it is before the step" for name, content in self.first.items()}
         self.reads: list[tuple[int, ...]] = []
@@ -65,7 +66,7 @@ class _Contents:
             made = {b: next(fresh) for b in tape.writes[i]}
             self.writes.append(tuple(made.values()))
             self.last |= made
-            self.results |= {tape.buffer_of[n]: made[tape.buffer_of[n]] for n in op.writes if n in tape.results}
+            self.results |= {tape.buffer_of[n]: made[tape.buffer_of[n]] for n in op.writes if n in results}
             self.names |= {content: f"{b} as {op.name} writes it" for b, content in made.items()}
 
 
