@@ -333,6 +333,16 @@ def test_the_terminal_shows_every_result_and_how_many_agree():
     assert text.count("VGG-16 (256)") == 3
 
 
+def test_inputs_that_are_reproduced_count_apart():
+    several = [result(), result(tolerance="input: 39 MiB"), result(tolerance="input", allowed=None)]
+    assert reporting.summary(several) == "1 of 1 within tolerance, 0 without one, 2 inputs reproduced"
+
+
+def test_an_input_that_is_not_reproduced_counts_as_out():
+    wrong = result(ours=1.0, tolerance="input: 39 MiB")
+    assert reporting.summary([wrong]) == "0 of 1 within tolerance, 0 without one"
+
+
 # ---- pictures
 
 

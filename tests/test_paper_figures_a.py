@@ -18,6 +18,7 @@ import fig09
 import fig12
 import fig15
 from published import FIGURE_4, FIGURE_12, FIGURE_15, MIB
+from reporting import ReportError
 from study import DEEP, SIX, TEN, network, run
 
 NAMES = {pair: f"{pair[0]}-{pair[1]}" for pair in TEN}
@@ -136,6 +137,12 @@ def test_a_map_too_many_is_outside_of_fig_4s_tolerance():
     assert fig04.allowed(10000) == 50
 
 
+def test_the_window_of_5_by_5_is_said_to_make_alexnets_workspace():
+    note = rows(fig04, "workspace")["alexnet", 128].note
+    assert "conv2, 5 x 5, with a factor of 2.8" in note
+    assert "without it 191" in note
+
+
 # ---- Fig. 5 and 6
 
 
@@ -156,13 +163,13 @@ def test_fig_5_is_within_its_resolution():
 def test_workspaces_are_said_to_be_an_input():
     found = [r for r in fig05.results() if "workspace" in r.quantity]
     assert len(found) == 16
-    assert all("input" in r.note and r.allowed is None for r in found)
+    assert all(r.is_input and r.allowed is None for r in found)
 
 
 def test_simulating_reproduces_the_times_of_each_shape_within_a_thousandth():
     checked = [r for r in fig06.results() if r.allowed is not None and r.unit == "ms"]
     assert len(checked) == 27
-    assert all(r.within for r in checked)
+    assert all(r.within and r.is_input for r in checked)
     convolutions = [r for r in checked if "FC" not in r.quantity]
     assert max(abs(r.relative) for r in convolutions) < 0.001
 
@@ -249,6 +256,12 @@ def test_the_images_are_offloaded_and_the_classifiers_inputs_are_not(pair, polic
     assert not inputs & copied
 
 
+def test_an_amount_that_is_not_the_sum_over_x_is_refused(monkeypatch):
+    monkeypatch.setattr(fig12, "summed", lambda net, policy: 172_949_505)
+    with pytest.raises(ReportError, match=r"AlexNet .128., conv: .* 172,949,504 bytes, its X are 172,949,505"):
+        fig12.checked(("alexnet", 128), "conv")
+
+
 def test_an_in_place_relu_counted_twice_would_be_outside_of_fig_12s_tolerance():
     ours = fig12.offloaded(("vgg19", 64), "conv") / MIB
     assert abs(ours + 784 - FIGURE_12["vgg19", 64].conv_mib) > fig12.allowed(FIGURE_12["vgg19", 64].conv_mib)
@@ -283,6 +296,16 @@ def test_with_fig_4s_workspace_all_p_is_within_one_per_cent_of_the_gpu_bars():
     for pair in (("vgg116", 32), ("vgg216", 32)):
         assert abs(fig15.with_bar(pair, "vdnn_all") / FIGURE_15[pair].gpu_mib - 1) <= 0.01
         assert fig15.with_bar(pair, "vdnn_conv") / FIGURE_15[pair].gpu_mib > 1.2
+
+
+@pytest.mark.parametrize("pair", DEEP, ids=NAMES.get)
+def test_conv_p_of_a_very_deep_network_fits_with_fig_4s_workspace_as_well(pair):
+    classifier = 25088 * 4096 + 4096 * 4096 + 4096 * 1000 + 4096 + 4096 + 1000
+    assert fig15.with_bar(pair, "vdnn_conv") + 4 * classifier / MIB <= fig15.BUDGET / MIB
+
+
+def test_what_dyn_chooses_is_simulated():
+    assert {r.kind for r in fig15.results() if "dyn" in r.quantity} == {"simulated"}
 
 
 def test_what_is_live_at_the_peak_adds_up_to_it():

@@ -21,8 +21,9 @@ from statistics import fmean
 
 import causes
 import click
+from causes import PAPERS_DYN
 from drawing import Series, grouped_bars
-from fig11 import MEMORY, PAPERS_DYN, average_mib, base_mib, classifier_mib, made
+from fig11 import MEMORY, average_mib, base_mib, classifier_mib, made
 from published import CLAIMS, FIGURE_4, MACHINE, MIB, PAPER_GB, Bar, Pair, bar, label
 from reporting import Result, console_table, write_results
 from rich.console import Console
@@ -84,7 +85,7 @@ def _vgg_256() -> Claimed:
     """VGG-16 (256): whether it trains, what it saves and what it loses, under dyn and under all (p)."""
     for each in (bar(*VGG_256, "dyn"), bar(*VGG_256, "all", "p")):
         found = made(VGG_256, each)
-        need, note = found.plan.peak_bytes / MIB, ""
+        need, note = found.plan.arena_bytes / MIB, ""
         if each.policy == "dyn":
             note = f"ours is {causes.chosen(found.plan)}, {PAPERS_DYN[VGG_256]}"
         what = f"{each.label}: trains in {MEMORY:,} MiB with our workspaces"
@@ -130,7 +131,7 @@ def _baseline() -> Claimed:
     for name, pair in (("alexnet", SIX[0]), ("vgg_256", VGG_256)):
         base = base_mib(pair, "figure")
         classifier = classifier_mib(pair) + causes.outputs(made(pair, BASE).plan, "linear")
-        note = f"the classifier's weights and outputs are {classifier:,.0f} of {base:,.0f} MiB; the rest is not stated"
+        note = f"exact, plus Fig. 4's workspace; {classifier:,.0f} of {base:,.0f} MiB are the classifier's"
         what = "base (p) with Fig. 4's workspace: share of feature extraction"
         yield _row(f"{name}_feature_extraction_share", what, 1 - classifier / base, "exact", note, pair)
 
@@ -179,7 +180,7 @@ def _deep() -> Claimed:
     """VGG with 116 to 416 convolutions, batch 32."""
     shallow, deep = (run(name, 32, "baseline", "p", "paper", "weights").plan for name in ("vgg19", "vgg416"))
     bar_216, sizes = FIGURE_4["vgg216", 32].workspace_mib, []
-    other = "Fig. 4 shows no workspace of this network"
+    other = "exact, plus Fig. 4's workspace of VGG-216; of this network it shows none"
     for name, plan in (("vgg_32_baseline", shallow), ("vgg_416_baseline", deep)):
         scratch = plan.breakdown["workspace"] / MIB
         note = f"{scratch:,.0f} MiB of it are our workspace; Fig. 4's, for VGG-216 (32), is {bar_216:,.0f}"
@@ -225,11 +226,11 @@ def draw(folder: Path) -> None:
     saved = [by_name[*pair, f"{what}: {way}"] for pair, what in shown]
     lost = [by_name.get((*pair, f"{what}: performance loss")) for pair, what in shown]
     series = [
-        Series("average saving", [100 * r.ours for r in saved], [100 * r.paper for r in saved]),
+        Series("average saving, over layers", [100 * r.ours for r in saved], [100 * r.paper for r in saved]),
         Series("performance loss", [r and 100 * r.ours for r in lost], [r and 100 * r.paper for r in lost]),
     ]
     names = [f"{label(*pair)}\n{what}" for pair, what in shown]
-    title = "The abstract: average memory saved, and performance lost"
+    title = "The abstract: average memory saved (averaged over layers), and performance lost"
     grouped_bars(folder / "abstract.png", title, names, series, "per cent", kind="simulated")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
+from math import ceil
 from typing import NamedTuple
 
 from published import MIB
@@ -13,6 +15,7 @@ from study import TITAN_X, Run, is_feature
 from vdnn.memory.decisions import Fate
 from vdnn.memory.plan import Plan, workspace_of
 from vdnn.memory.rules import offload_inputs
+from vdnn.memory.trial import least_workspace, sketch
 from vdnn.setting import name_algorithms
 from vdnn.tape import Op
 
@@ -20,6 +23,11 @@ LETTER_OF = {"performance": "p", "memory": "m"}
 LETTERS = {"x": "X", "y": "Y", "dx": "dX", "dy": "dY"}
 GROUPED = {"weight": "weights", "workspace": "workspace"}  # roles that are summed up without names
 FEW = 3  # names in a list
+CLOSE = 0.1  # an average over layers that has no other cause to deviate than how one averages
+PAPERS_DYN = {
+    ("vgg19", 128): "the figure's is conv (p), whose bars are the same: unknown why",
+    ("vgg19", 256): "the figure's seems to be all (mixed), by its height and by Fig. 14",
+}  # elsewhere it does not differ from ours
 
 
 class Moment(NamedTuple):
@@ -105,6 +113,12 @@ def peak_without_ends(plan: Plan) -> float:
     return max(moment.total - sum(moment.live.get(name, 0) for name in ends) for moment in moments(plan)) / MIB
 
 
+def least_mib(plan: Plan) -> float:
+    """The maximum of the same fates without any workspace, in MiB."""
+    decisions = replace(plan.decisions, algorithms=least_workspace(plan.tape, TITAN_X))
+    return sketch(plan.tape, decisions).peak_bytes / MIB
+
+
 def largest_share(plan: Plan) -> float:
     """The largest share of the plan's peak that one op reads, writes and works in."""
     uses = [0]
@@ -153,6 +167,24 @@ def of_maximum(plan: Plan, uncounted: float) -> str:
     if not branch_ends(plan):
         return text
     return f"{text}; without outputs of inception branches {peak_without_ends(plan) - uncounted:,.0f} at most"
+
+
+def over_time(layers: float, time: float, paper: float) -> str:
+    """How the average over layers compares with the paper's where the one over time deviates."""
+    text, by_layers = f"the same plan as the {layers:,.0f} over layers", abs(layers / paper - 1)
+    if by_layers < min(CLOSE, abs(time / paper - 1)):
+        text += f"; unknown why; over layers it is within {ceil(100 * by_layers)} %"
+    return text
+
+
+def place(paper: float, least: float, most: float, grid: float) -> str:
+    """Where the figure's maximum lies, read to `grid` MiB: most is with Fig. 4's workspace, least is without any."""
+    text = f"the figure's {paper:,.0f} is"
+    if paper < least - grid:
+        return f"{text} below it"
+    if paper > most + grid:
+        return f"{text} above even the {most:,.0f} with Fig. 4's workspace: unexplained"
+    return f"{text} between this and the one with Fig. 4's workspace"
 
 
 def chosen(plan: Plan) -> str:

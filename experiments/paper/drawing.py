@@ -1,6 +1,6 @@
 """Pictures in the form of the paper's figures: ours filled, the paper's outlined beside it.  Drawn from numbers alone.
 
-Two-column width, 150 dots an inch, colours by Okabe and Ito.  Axes say what ours is: "simulated" or "exact bytes".
+Two-column width, 150 dots an inch, colours by Okabe and Ito.  Axes say what ours is: one of `KINDS`.
 All functions raise ValueError, with the numbers, for what cannot be drawn, and PlotError where matplotlib is missing.
 """
 
@@ -16,7 +16,7 @@ from vdnn.plot import PlotError
 File = str | Path
 Names = Sequence[str]
 
-KINDS = ("simulated", "exact bytes")
+KINDS = ("simulated", "exact bytes", "exact; workspace: model", "exact; workspace: input")
 COLOURS = ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#009e73", "#b3b3b3", "#4d4d4d")  # in the order of the series
 WORK = {"forward": "#56b4e9", "backward": "#e69f00", "offload": "#009e73", "prefetch": "#cc79a7", "wasted": "#ffffff"}
 WIDTH, DPI, SHADES = 7.2, 150, 96  # inches; dots an inch; colours in a file

@@ -32,6 +32,7 @@ FURTHER = ("beyond", "whatif")  # not the paper's
 MODULES = [name for name in (*FIGURES, *FURTHER) if (HERE / f"{name}.py").exists()]
 SHOWN = 120  # rows of a CSV that the document has in full
 NEAR = 0.05  # of the paper's number, or 5 points of a share
+VERDICTS = ("within", "out", "inputs", "undecided", "near", "far")
 HEAD = """# The paper's figures, recomputed
 
 Written by `python experiments/paper/everything.py` from the numbers in [results](results); the pictures are in
@@ -42,24 +43,36 @@ v3).
   layer that copied, the prefetch search of Fig. 10, its pooling, its fused backward.  No GPU is involved.  *Exact*
   numbers are bytes that follow from shapes and plans; *simulated* ones depend on a model of times or workspaces.
 * **The model** is {hardware} with cuDNN 4 as Fig. 5 (workspaces) and Fig. 6 (times) show it for one VGG; all other
-  convolutions are extrapolated from those two figures.  Nothing is fitted to any other result.
+  convolutions are extrapolated from those two figures.  Nothing is fitted to any other result.  One assumption is
+  supported by neither figure, since all of both is 3 x 3: a workspace grows with the window's size, R S.  It makes that
+  of AlexNet's conv2, 5 x 5, 530 MiB; without it that would be 191, the network's largest 282, and Fig. 4 shows 328.
 * **The paper's** numbers were read from its text and its figures, to {grid} MiB and {performance} in Fig. 11 and 14.
-* **Within** says whether ours keeps a tolerance that was set beforehand; a dash means that none was.  *Undecided* is
-  what depends on workspaces that the paper does not show.
+* **Within** says whether ours keeps a tolerance that was set before ours was computed: from what the figure can be read
+  to, and, for the maxima of all (m), from what Fig. 10's search adds by hand (15 %).  A dash means that none was.
+  *Undecided* is what depends on workspaces that the paper does not show.  *Inputs* are the paper's own numbers that the
+  model was given: that they come out again says nothing of the paper.
+* **Not recomputed** are Fig. 13, the bandwidth of the GPU's memory, since nothing here models the memory traffic of
+  single kernels, and power (section V-D), of which there is no model either.
 """
 CAUSES = """## What explains most deviations
 
-* **Workspaces.**  The paper shows those of VGG's forward pass and one number a network (Fig. 4).  Ours for everything
-  else are a model: too large for AlexNet and OverFeat, too small for VGG.  This moves base (p), with it every saving,
-  and the maxima of (p).  Rows with Fig. 4's workspace, or without any, do not depend on it.
+* **Workspaces.**  The paper shows those of VGG's forward pass and one number per network (Fig. 4).  Ours for
+  everything else are a model: too large for AlexNet and OverFeat, too small for VGG.  This moves base (p), with it
+  every saving, the maxima and averages of (p), and what dyn chooses.  Baselines and maxima of fixed policies do not
+  depend on the model where they stand without workspace or with Fig. 4's.  The largest shares of Fig. 1 do even with
+  Fig. 4's, which they divide among layers as the model has it; so do all (p) of Fig. 15, and everything of dyn.
 * **POOL.**  By the search of Fig. 10, the X of the CONV below comes back while a POOL computes its gradient.  The
-  figure's maxima of all (m) agree, in all six networks, with plans in which it does not.
+  figure's maxima of all (m) agree within {grid} MiB, in all six networks, once those bytes are subtracted.  That is a
+  hypothesis, no rule of the paper, and no such plan is made.
 * **GoogLeNet.**  Outputs of inception branches are X of no CONV or POOL, so by the policies' words they stay on the
-  GPU.  The figure's averages agree with plans in which they do not.
+  GPU.  The figure's averages come near (within 50 MiB) once their bytes are subtracted; no such plan is made.
 * **(m).**  Times of implicit GEMM are known only for the three layers where cuDNN chose it because it was fast.  The
-  paper's is up to twice as slow as the model, which hides more of the copies as well.
+  paper's is up to 2.2 times as slow as the model, which hides more of the copies as well.
 * **dyn.**  It stops at the first trial that fits.  With our workspaces that is no offload for VGG-16 (128) and conv (p)
-  for VGG-16 (256) and the deep networks; in the paper conv (p), all with a mix of algorithms, and all.
+  for VGG-16 (256) and the deep four; in the paper conv (p), all with a mix of algorithms, and all.  Workspaces could
+  explain VGG-16 (256) alone: with Fig. 4's, conv (p) needs 16,536 MiB.  No offload of VGG-16 (128) fits 12,288 MiB even
+  with Fig. 4's (10,947 + 472 of the classifier = 11,419), and conv (p) of the deep four fits either way.  Why the
+  paper's dyn chose otherwise is unknown.
 """
 
 
@@ -85,7 +98,7 @@ def recompute(name: str) -> str:
 
 def verdicts(results: Iterable[Result]) -> dict[str, list[Result]]:
     """The results that have a number of the paper, by how ours compares."""
-    found: dict[str, list[Result]] = {"within": [], "out": [], "undecided": [], "near": [], "far": []}
+    found: dict[str, list[Result]] = {name: [] for name in VERDICTS}
     for each in results:
         if each.paper is not None:
             found[_verdict(each)].append(each)
@@ -93,6 +106,8 @@ def verdicts(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _verdict(each: Result) -> str:
+    if each.is_input and each.within is not False:
+        return "inputs"
     if each.within is not None:
         return "within" if each.within else "out"
     if each.tolerance == "undecided":
@@ -112,7 +127,8 @@ def text(folder: Path) -> str:
     figures = {name: read_results(folder / f"{name}.csv") for name in MODULES if name in FIGURES}
     resolution = RESOLUTION["figure_11_14"]
     head = HEAD.format(hardware=TITAN_X.name, grid=resolution["mib"], performance=resolution["performance"])
-    parts = [head, _summary(figures), CAUSES, _anomalies(), "## Figure by figure\n"]
+    causes = CAUSES.format(grid=resolution["mib"])
+    parts = [head, _summary(figures), causes, _anomalies(), "## Figure by figure\n"]
     parts += [_section(name, results) for name, results in figures.items()]
     further = [name for name in MODULES if name in FURTHER]
     if further:
@@ -123,19 +139,20 @@ def text(folder: Path) -> str:
 def _summary(figures: Mapping[str, Sequence[Result]]) -> str:
     every = [each for results in figures.values() for each in results]
     of = verdicts(every)
-    count = {name: len(results) for name, results in of.items()}
-    kept, out, undecided, near, far = count.values()
+    kept, out, inputs, undecided, near, far = (len(of[name]) for name in VERDICTS)
+    marks = len({(each.figure, each.name, each.quantity.partition(":")[0]) for each in of["undecided"]})
     lines = [
         "## Summary\n",
-        f"{len(every)} numbers, {sum(count.values())} of them beside one of the paper's.  {kept} of {kept + out} keep "
-        f"their tolerance.  {undecided} are undecided.  Of those without a tolerance {near} are near the paper's "
-        f"(within 5 %, 5 points of a share, or what the figure can be read to), {far} are not; the tables say why.\n",
-        "| figure | numbers | within tolerance | out | undecided | no tolerance, near | farther |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        f"{len(every)} numbers, {sum(map(len, of.values()))} of which have a counterpart in the paper.  {inputs} of "
+        f"them are inputs of the model, reproduced.  {kept} of {kept + out} keep their tolerance.  {marks} marks "
+        f"({undecided} rows) are undecided.  Of those without a tolerance {near} are near the paper's (within 5 %, 5 "
+        f"points of a share, or what the figure can be read to), {far} are not; the tables say why.\n",
+        "| figure | numbers | within tolerance | out | inputs reproduced | undecided | no tolerance, near | farther |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for results in figures.values():
         row = verdicts(results)
-        cells = [len(row[name]) for name in ("within", "out", "undecided", "near", "far")]
+        cells = [len(row[name]) for name in VERDICTS]
         lines.append(f"| {results[0].figure} | {len(results)} | " + " | ".join(map(str, cells)) + " |")
     if of["out"]:
         lines += ["", "Out of their tolerance:\n"]

@@ -52,8 +52,8 @@ def results() -> list[Result]:
     found = []
     for paper, (_, maps, workspace, _) in zip(FIGURE_5, layers("conv"), strict=True):
         found.append(_row(f"{paper.layer} X + Y", paper.maps_mib, maps, "exact", "1 MiB", 1.0))
-        note = "input: the kernel set has the figure's value"
-        found.append(_row(f"{paper.layer} workspace", paper.workspace_mib, workspace, "simulated", note=note))
+        note = "the kernel set has the figure's value"
+        found.append(_row(f"{paper.layer} workspace", paper.workspace_mib, workspace, "simulated", "input", note=note))
     filters = [weights for *_, weights in layers("conv")]
     for pick, paper in zip((min, max), FIGURE_5_CONVOLUTION_WEIGHTS_MIB, strict=True):
         name = f"weights of a convolution, {pick.__name__}imum"
@@ -78,7 +78,7 @@ def draw(folder: Path) -> None:
         rows = [of[f"{name} {what}"] for name in names]
         series.append(Series(title, [r.ours for r in rows], [r.paper for r in rows]))
     title = "Fig. 5: forward of VGG-16 (256), layer by layer"
-    line_pairs(folder / "fig05.png", title, names, series, "MiB", kind="exact bytes")
+    line_pairs(folder / "fig05.png", title, names, series, "MiB", kind="exact; workspace: input")
 
 
 @click.command()

@@ -27,11 +27,12 @@ class ReportError(ValueError):
 class Result:
     """One number of the paper beside ours.
 
-    network, batch  vdnn's name and the batch; batch None where the number is about several networks
+    network, batch  vdnn's name and the batch; batch None where it is about several networks
     unit            "MiB", "ms", "ratio", "share" (0 to 1, shown in per cent), "yes/no" (1 or 0), or any other word
     paper           None where the paper has no such number
     kind            "simulated" or "exact", which is said of ours
-    tolerance       how far ours may be, in words; `allowed` is that in `unit`, None where agreement is not claimed
+    tolerance       how far ours may be, in words; `allowed` is that in `unit`, None where agreement is not claimed;
+                    "input ..." where the paper's number is the model's own input, so that agreement proves nothing
     note            why it deviates, or what else to know
     Raises ReportError for another kind and for what is no finite number.
     """
@@ -75,6 +76,11 @@ class Result:
     def relative(self) -> float | None:
         """The deviation over the paper's number."""
         return (self.ours - self.paper) / abs(self.paper) if self.paper else None
+
+    @property
+    def is_input(self) -> bool:
+        """Whether ours is the paper's own number, which the model was given."""
+        return self.tolerance.startswith("input")
 
     @property
     def within(self) -> bool | None:
@@ -192,10 +198,12 @@ def console_table(results: Iterable[Result]) -> Any:
 
 
 def summary(results: Iterable[Result]) -> str:
-    """One sentence: how many results are within their tolerance."""
-    verdicts = [each.within for each in results]
-    compared = sum(verdict is not None for verdict in verdicts)
-    return f"{verdicts.count(True)} of {compared} within tolerance, {verdicts.count(None)} without one"
+    """How many results are within their tolerance; inputs that are reproduced count apart."""
+    results = list(results)
+    verdicts = [each.within for each in results if not each.is_input or each.within is False]
+    inputs, compared = len(results) - len(verdicts), sum(verdict is not None for verdict in verdicts)
+    text = f"{verdicts.count(True)} of {compared} within tolerance, {verdicts.count(None)} without one"
+    return f"{text}, {inputs} inputs reproduced" if inputs else text
 
 
 def number(value: float | None, unit: str, signed: bool = False) -> str:
@@ -238,7 +246,7 @@ def _texts(result: Result, is_mixed: bool) -> list[str]:
     change = None if unit == "yes/no" else result.deviation
     deviation = number(change, unit, signed=True).replace("%", "points")
     if result.relative is not None and unit not in ("share", "yes/no"):
-        deviation += f" ({100 * result.relative:+z.1f} %)"
+        deviation += f" ({100 * result.relative:+.1f} %)"
     within = YES_NO[result.within] + (f" ({result.tolerance})" if result.tolerance else "")
     paper, ours = number(result.paper, unit), number(result.ours, unit)
     return [result.name, result.quantity + shown, paper, ours + kind, deviation, within, result.note]
