@@ -79,7 +79,8 @@ def published_numbers():
     for pair, bars in published.FIGURE_11.items():
         for each in bars:
             used = (each.average_mib, each.maximum_mib, each.average_saving, each.maximum_saving)
-            yield from (("Fig. 11", *pair, number) for number in used if number)
+            # the baseline is static: its average is its maximum, and stands once
+            yield from (("Fig. 11", *pair, number) for number in dict.fromkeys(used) if number)
             yield "Fig. 14", *pair, each.performance
     for pair, each in published.FIGURE_12.items():
         yield from (("Fig. 12", *pair, number) for number in (each.conv_mib, each.all_mib))
@@ -95,7 +96,7 @@ def test_every_number_of_the_papers_figures_is_in_the_results():
     )
     wanted = Counter(published_numbers())
     assert wanted.total() > 300
-    assert not wanted - there
+    assert wanted - there == Counter()
 
 
 # ---- the document

@@ -304,7 +304,8 @@ def test_a_learning_rate_that_is_not_finite_is_refused_before_the_step(batch):
 
 @pytest.mark.parametrize("policy", ["least", "vdnn_all"])
 def test_a_smaller_batch_is_refused_only_where_no_plan_at_all_could_fit(policy):
-    whole = vdnn.plan(models.digits_vgg(batch=33), policy, algorithms="memory", threads=2, budget="1GiB", undo=True)
+    options = {"algorithms": "memory", "threads": 2, "budget": "1GiB", "undo": True, "hardware": "host"}
+    whole = vdnn.plan(models.digits_vgg(batch=33), policy, **options)
     budget = whole.arena_bytes
     trainer = Trainer(models.digits_vgg(batch=33), policy, budget, algorithms="memory", threads=2)
     refused = {}
