@@ -3,9 +3,9 @@
     python experiments/predict.py [--quick]       # writes experiments/results/predict.csv
 
 What the simulator is told are the times that `vdnn measure` records: of ops where everything is kept and nothing is
-copied, of copies alone, and of both at once.  These runs and those of the plans that are predicted take turns, so that
-all meet the same machine.  Rounds in which other processes, or the host of a virtual machine, take more than a tenth of
-a core are run again, as far as a minute for each network allows, and the quietest are used for both sides alike.
+copied, of copies alone, and of both at once.  These runs and those of the plans that are predicted, of all networks,
+take turns, so that all meet the same machine.  Rounds in which other processes take more than a tenth of a core are run
+again, as far as somewhat more than two minutes allow, and the quietest are used for both sides alike.
 
 Copies go over a link of 300 MB/s, so that some are hidden behind compute and some are not.  Exit status 1 if the median
 error is above 10 %, or if two plans whose measured times differ by more than 10 % are predicted in the other order.
@@ -20,7 +20,8 @@ import os
 import platform
 import subprocess
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,7 +41,7 @@ QUICK = (("digits_vgg", 128, (1, 8, 8)), ("resnet18", 4, (3, 64, 64)))
 POLICIES = ("keep_all", "vdnn_conv", "vdnn_all", "checkpoint", "least")
 LINK = 300e6  # bytes per second each way
 QUIET = 0.1  # cores that others may use in a round
-PATIENCE, FEWEST = 45.0, 3  # seconds until a network's rounds end in any case, if there are so many
+PATIENCE, FEWEST = 140.0, 3  # seconds until rounds end in any case, if there are so many
 LIMIT, APART = 0.10, 0.10  # of the median error; between times whose order must be right
 COLUMNS = ("network", "batch", "image", "policy", "simulated_seconds", "measured_seconds", "error")
 
@@ -74,36 +75,61 @@ def busy_seconds() -> float:
     return 0.0
 
 
-def predictions(case: tuple[str, int, tuple[int, ...]], rounds: int, threads: int) -> tuple[list[Row], float]:
-    """(a row for each policy, the most cores that others used in a round that counts)."""
-    name, batch, image = case
-    net = models.get(name, batch=batch, image=image)
-    with closing(Bench(net, threads=threads, link_bandwidth=LINK)) as bench:
-        recorder, plans = bench.recorder(), {policy: bench.plan(policy) for policy in POLICIES}
-        seconds: list[dict[str, float]] = []
+Case = tuple[str, int, tuple[int, ...]]  # network, batch, image
+
+
+class Study:
+    """One network: its op times and its plans, measured in turn."""
+
+    def __init__(self, name: str, batch: int, image: tuple[int, ...], threads: int) -> None:
+        self.batch, self.image = batch, image
+        self.net = models.get(name, batch=batch, image=image)
+        self.bench = Bench(self.net, threads=threads, link_bandwidth=LINK)
+        self.recorder = self.bench.recorder()
+        self.plans = {policy: self.bench.plan(policy) for policy in POLICIES}
+        self.seconds: list[dict[str, float]] = []
+        for plan in self.plans.values():
+            self.bench.run(plan)
+
+    def round(self) -> None:
+        """Run what the times of ops come from, and every plan once."""
+        self.recorder.round()
+        first = len(self.seconds) % len(POLICIES)  # none always follows the same other one
+        order = (*POLICIES[first:], *POLICIES[:first])
+        self.seconds.append({policy: self.bench.run(self.plans[policy]).step_seconds for policy in order})
+
+    def rows(self, rounds: list[int]) -> Iterator[Row]:
+        """Predicted from, and measured in, these rounds."""
+        cost = self.bench.cost([self.recorder.rounds[i] for i in rounds])
+        shape = "x".join(map(str, self.image))
+        for policy, plan in self.plans.items():
+            predicted, taken = vdnn.simulate(plan, cost).step_seconds, [self.seconds[i][policy] for i in rounds]
+            yield Row(self.net.name, self.batch, shape, policy, predicted, median(taken))
+
+
+def predictions(cases: Sequence[Case], rounds: int, threads: int) -> tuple[list[Row], float]:
+    """(a row for each network and policy, the most cores that others used in a round that counts).
+
+    All networks take part in every round: the machine's speed drifts, and then it does for all of them.
+    """
+    with ExitStack() as stack:
+        studies = [Study(*case, threads) for case in cases]
+        for study in studies:
+            stack.enter_context(closing(study.bench))
         others: list[float] = []
-        for plan in plans.values():
-            bench.run(plan)
         until = time.perf_counter() + PATIENCE
-        with progress_bar(name, rounds, keep=False) as advance:
+        with progress_bar("rounds", rounds, keep=False) as advance:
             while sum(share <= QUIET for share in others) < rounds:
                 before, began = busy_seconds(), time.perf_counter()
                 if len(others) >= FEWEST and began > until:
                     break
-                recorder.round()
-                first = len(seconds) % len(POLICIES)  # none always follows the same other one
-                order = (*POLICIES[first:], *POLICIES[:first])
-                seconds.append({policy: bench.run(plans[policy]).step_seconds for policy in order})
+                for study in studies:
+                    study.round()
                 others.append((busy_seconds() - before) / (time.perf_counter() - began))
                 advance(f"others use {others[-1]:.2f} cores")
-        count = max(rounds, len(others) // 2)  # where nothing is quiet, more of them make a better median
+        count = max(min(rounds, len(others)), len(others) // 2)  # where nothing is quiet, more make a better median
         quietest = sorted(range(len(others)), key=others.__getitem__)[:count]
-        cost = bench.cost([recorder.rounds[i] for i in quietest])
-        rows = []
-        for policy, plan in plans.items():
-            predicted, taken = vdnn.simulate(plan, cost).step_seconds, [seconds[i][policy] for i in quietest]
-            rows.append(Row(net.name, batch, "x".join(map(str, image)), policy, predicted, median(taken)))
-        return rows, others[quietest[-1]]
+        return [row for study in studies for row in study.rows(quietest)], others[quietest[-1]]
 
 
 def apart(rows: list[Row]) -> list[tuple[Row, Row]]:
@@ -140,16 +166,12 @@ def write(path: Path, rows: list[Row], threads: int, others: float) -> None:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Two small networks; writes no file unless --out.")
-@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="One leaves the copies a core of two, as an engine has.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/predict.csv]")
 def main(quick: bool, rounds: int, threads: int, out: Path | None) -> None:
     """Print simulated beside measured seconds of every plan, and check both error and order."""
-    rows: list[Row] = []
-    others = 0.0
-    for case in QUICK if quick else CASES:
-        found, share = predictions(case, rounds, threads)
-        rows, others = rows + found, max(others, share)
+    rows, others = predictions(QUICK if quick else CASES, rounds, threads)
     if out or not quick:
         write(out or Path(__file__).parent / "results" / "predict.csv", rows, threads, others)
     Console().print(table_of(rows))
