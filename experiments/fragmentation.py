@@ -9,18 +9,14 @@ and return earlier or later.
 
 from __future__ import annotations
 
-import csv
-import datetime
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
+import record
 
 import vdnn
 from vdnn import models
@@ -98,20 +94,6 @@ def show(rows: Iterator[Row]) -> list[Row]:
     return out
 
 
-def write(path: Path, rows: list[Row]) -> None:
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            f"# commit {commit.strip() or 'unknown'}, {datetime.date.today()}, vdnn {vdnn.__version__}, "
-            f"Python {platform.python_version()}, NumPy {np.__version__}\n"
-        )
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((*row[:-2], f"{row[-2]:.6f}", f"{row[-1]:.3f}") for row in rows)
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Four networks and 20 random decisions; writes no file unless --out.")
 @click.option("--batch", default=32, show_default=True)
@@ -123,7 +105,8 @@ def main(quick: bool, batch: int, out: Path | None) -> None:
     worst, ratios = max(row[-2] for row in policies), [row[-2] for row in mixed]
     median, most = statistics.median(ratios), max(ratios)
     if out or not quick:
-        write(out or Path(__file__).parent / "results" / "fragmentation.csv", policies + mixed)
+        rows = ((*row[:-2], f"{row[-2]:.6f}", f"{row[-1]:.3f}") for row in policies + mixed)
+        record.write(out or record.RESULTS / "fragmentation.csv", COLUMNS, rows)
     click.echo(f"named policies, {len(policies)} plans: worst {worst:.4f}, at most {NAMED} wanted")
     click.echo(
         f"random decisions, {len(ratios)} plans: median {median:.4f}, at most {MEDIAN} wanted; "

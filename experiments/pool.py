@@ -10,22 +10,17 @@ highest end in a pool without bound.  "<" marks the least found where smaller on
 
 from __future__ import annotations
 
-import csv
-import datetime
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
+import record
 from fragmentation import DRAWN, random_decisions
 from rich.console import Console
 from rich.table import Table
 
-import vdnn
 from vdnn import models
 from vdnn.memory.pool import fits, replay
 from vdnn.setting import Setting, choose_algorithms, make_setting
@@ -100,20 +95,6 @@ def summary(found: list[Row], kind: str) -> str:
     return "; ".join(parts) + f"; a pool of the unbounded pool's high water fails for {failed}"
 
 
-def write(path: Path, found: list[Row], effort: int) -> None:
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            f"# commit {commit.strip() or 'unknown'}, {datetime.date.today()}, vdnn {vdnn.__version__}, Python "
-            f"{platform.python_version()}, NumPy {np.__version__}, simulated pool, effort {effort}\n"
-        )
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Two networks; writes no file unless --out.")
 @click.option("--batch", default=32, show_default=True)
@@ -136,7 +117,8 @@ def main(quick: bool, batch: int, algorithms: str, draws: int | None, effort: in
         chosen = [row for row in found if str(row["decisions"]).startswith("random ") == (kind != "named policies")]
         click.echo(summary(chosen, kind))
     if out or not quick:
-        write(out or Path(__file__).parent / "results" / "pool.csv", found, effort)
+        lines = ([row[column] for column in COLUMNS] for row in found)
+        record.write(out or record.RESULTS / "pool.csv", COLUMNS, lines, "simulated pool", f"effort {effort}")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,8 @@ error is above 10 %, or if two plans whose measured times differ by more than 10
 
 from __future__ import annotations
 
-import csv
-import datetime
 import itertools
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -27,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import click
-import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +57,11 @@ class Row:
     def error(self) -> float:
         """The share by which the simulated time is longer."""
         return self.simulated / self.measured - 1
+
+    def cells(self) -> tuple[object, ...]:
+        """The row's line of the CSV."""
+        times = f"{self.simulated:.6f}", f"{self.measured:.6f}", f"{self.error:+.4f}"
+        return self.network, self.batch, self.image, self.policy, *times
 
     def __str__(self) -> str:
         return f"{self.network} {self.policy}"
@@ -147,23 +148,6 @@ def table_of(rows: list[Row]) -> Table:
     return table
 
 
-def write(path: Path, rows: list[Row], threads: int, others: float) -> None:
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            f"# commit {commit.strip() or 'unknown'}, {datetime.date.today()}, vdnn {vdnn.__version__}, "
-            f"Python {platform.python_version()}, NumPy {np.__version__}, {processor()}, {threads} threads, "
-            f"link {LINK:.0f} bytes/s, others at most {others:.2f} cores\n"
-        )
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for r in rows:
-            times = f"{r.simulated:.6f}", f"{r.measured:.6f}", f"{r.error:+.4f}"
-            writer.writerow((r.network, r.batch, r.image, r.policy, *times))
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Two small networks; writes no file unless --out.")
 @click.option("--rounds", type=click.IntRange(min=1), default=11, show_default=True)
@@ -173,7 +157,8 @@ def main(quick: bool, rounds: int, threads: int, out: Path | None) -> None:
     """Print simulated beside measured seconds of every plan, and check both error and order."""
     rows, others = predictions(QUICK if quick else CASES, rounds, threads)
     if out or not quick:
-        write(out or Path(__file__).parent / "results" / "predict.csv", rows, threads, others)
+        facts = processor(), f"{threads} threads", f"link {LINK:.0f} bytes/s", f"others at most {others:.2f} cores"
+        record.write(out or record.RESULTS / "predict.csv", COLUMNS, (row.cells() for row in rows), *facts)
     Console().print(table_of(rows))
     pairs, typical = apart(rows), median(abs(row.error) for row in rows)
     wrong = [(a, b) for a, b in pairs if b.simulated <= a.simulated]

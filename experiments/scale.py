@@ -11,12 +11,9 @@ kernel set.  Making the network itself is timed, too, but is no part of either.
 
 from __future__ import annotations
 
-import csv
-import datetime
 import gc
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
+import record
 from rich.console import Console
 from rich.table import Table
 
@@ -236,21 +233,6 @@ def vgg416(turns: int) -> dict[str, float]:
     return found
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """The figures behind the tables, under a line that says what made them."""
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(
-            f"# commit {commit.strip() or 'unknown'}, {datetime.date.today()}, vdnn {vdnn.__version__}, "
-            f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}\n"
-        )
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row.cells() for row in rows)
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Up to 1000 layers; writes no file unless --out.")
 @click.option("--turns", default=3, show_default=True, type=click.IntRange(1), help="Medians of so many.")
@@ -271,7 +253,8 @@ def main(quick: bool, turns: int, policies: tuple[str, ...], names: tuple[str, .
         console.print(f"VGG-416, vdnn_all, {label}: {seconds:.3f} s measured, less than {VGG_SECONDS} wanted")
         failed += [f"VGG-416, {label}: {seconds:.3f} s"] if seconds >= VGG_SECONDS else []
     if out or not quick:
-        write(out or Path(__file__).parent / "results" / "scale.csv", rows)
+        path = out or record.RESULTS / "scale.csv"
+        record.write(path, COLUMNS, (row.cells() for row in rows), platform.machine())
     console.print(f"per layer, {sizes[-1]} layers against {sizes[0]}: at most {GROWTH} times as long wanted")
     for reason in failed:
         console.print(f"above its limit: {reason}")

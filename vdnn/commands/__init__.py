@@ -60,6 +60,18 @@ def network_named(name: str, batch: int, rules: str = "ours") -> Network:
         raise click.UsageError(str(error)) from error
 
 
+def bandwidth(text: str) -> int:
+    """Bytes per second, of what a user typed for --link-bandwidth; or a usage error."""
+    from vdnn.units import UnitError, parse_bytes
+
+    try:
+        return parse_bytes(text.removesuffix("/s"))
+    except UnitError as error:
+        raise click.UsageError(
+            f"--link-bandwidth {text}: bytes a second, such as 2GB or 500MiB, not {text!r}"
+        ) from error
+
+
 def byte_lines(amounts: dict[str, int]) -> list[str]:
     """A line for each amount: its name, in a fitting unit, exactly."""
     from vdnn.units import format_bytes

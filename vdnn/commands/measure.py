@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, leave, network_named, usage_errors, with_options
+from vdnn.commands import INTERRUPTED, bandwidth, leave, network_named, usage_errors, with_options
 from vdnn.commands.train import OPTIMIZERS, failures
 
 if TYPE_CHECKING:
@@ -76,13 +76,11 @@ def measure(network: str, out: Path, batch: int, algorithms: str, repeats: int, 
 
 def _device_options(given: dict[str, Any]) -> dict[str, Any]:
     """Options of Trainer that the device takes; those of the host are refused for a GPU."""
-    from vdnn.units import parse_bytes
-
     found = {name: given[name] for name in ("threads", "link_bandwidth") if given[name] is not None}
     if found and given["device"] == "cuda":
         raise click.UsageError(f"--{next(iter(found)).replace('_', '-')} is for --device host")
     if "link_bandwidth" in found:
-        found["link_bandwidth"] = parse_bytes(found["link_bandwidth"].removesuffix("/s"))
+        found["link_bandwidth"] = bandwidth(found["link_bandwidth"])
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, leave, network_named, usage_errors, with_options
+from vdnn.commands import INTERRUPTED, bandwidth, leave, network_named, usage_errors, with_options
 
 if TYPE_CHECKING:
     from vdnn.commands.session import Data
@@ -169,18 +169,8 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
     if given["math"] is not None:
         arguments["math"] = given["math"]
     if given["link_bandwidth"] is not None:
-        arguments["link_bandwidth"] = _bandwidth(given["link_bandwidth"])
+        arguments["link_bandwidth"] = bandwidth(given["link_bandwidth"])
     return arguments | {"optimizer": made}
-
-
-def _bandwidth(text: str) -> int:
-    """Bytes per second."""
-    from vdnn.units import UnitError, parse_bytes
-
-    try:
-        return parse_bytes(text.removesuffix("/s"))
-    except UnitError as error:
-        raise click.UsageError(f"--link-bandwidth {text}: bytes a second, such as 2GB or 500MiB") from error
 
 
 def _trainer(net: Network, resume: str | None, arguments: dict[str, Any]) -> Trainer:
