@@ -176,6 +176,9 @@ def rewritten(path, change):
         (lambda a: a["options"].pop("budget"), "options has no 'budget'"),
         (lambda a: a["options"].update(policy="nothing"), "options cannot be used: no policy is named 'nothing'"),
         (lambda a: a["options"]["algorithms"].update({"conv1.forward": "x"}), "options cannot be used: conv1.forward"),
+        (lambda a: a["options"].update(rewrites=["x"]), "options cannot be used: 'x' in 'x' is no rewrite"),
+        (lambda a: a["options"].update(rewrites=[3]), "options cannot be used: '3' in '3' is no rewrite"),
+        (lambda a: a["options"].update(rewrites="all"), "options has rewrites='all', which is no valid list"),
         (lambda a: a["network"].pop("shape"), "network has no 'shape'"),
         (lambda a: a["network"].update(shape=[0, 1]), r"network cannot be used: .*positive integers"),
         (lambda a: a["network"].update(dtype="float8"), "network cannot be used: dtype 'float8'"),
@@ -196,6 +199,14 @@ def test_a_missing_or_unknown_field_is_named_with_its_file(saved, change, messag
     rewritten(path, change)
     with pytest.raises(CheckpointError, match=rf"{path.name}: .*{message}"):
         Trainer.load(path)
+
+
+def test_a_checkpoint_from_before_there_were_rewrites_goes_on_with_the_standard_ones(saved):
+    _, path = saved
+    rewritten(path, lambda about: about["options"].pop("rewrites"))
+    loaded = Trainer.load(path)
+    assert loaded.plan.tape.rewrites == ("inplace", "split", "sum_inplace", "early_update")
+    loaded.close()
 
 
 def test_a_newer_format_is_refused_by_its_name(saved, tmp_path):

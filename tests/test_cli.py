@@ -114,6 +114,10 @@ def test_a_plan_that_does_not_fit_prints_the_smallest_and_what_would_fit():
         (["digits_vgg", "--rules", "mine"], "'ours', 'paper'"),
         (["digits_vgg", "--count", "some"], "'all', 'weights', 'features'"),
         (["digits_vgg", "--kernels", "cudnn4", "--threads", "2"], "threads=2: the kernel set cudnn4"),
+        (
+            ["digits_vgg", "--rewrites", "all-relumask"],
+            "'relumask' in 'all-relumask' is no rewrite (did you mean relu_mask",
+        ),
         ([], "Missing argument 'NETWORK'"),
     ],
 )
@@ -153,6 +157,24 @@ def test_a_command_that_fails_leaves_the_files_as_they_were(tmp_path):
     assert result.exit_code == 2
     assert old.read_text() == "old"
     assert not new.exists()
+
+
+def test_rewrites_are_those_asked_for_and_the_standard_ones_otherwise():
+    assert plan_json("digits_vgg")[0]["rewrites"] == ["inplace", "split", "sum_inplace", "early_update"]
+    assert plan_json("digits_vgg", "--rewrites", "none")[0]["rewrites"] == []
+    assert plan_json("digits_vgg", "--rules", "paper")[0]["rewrites"] == ["inplace", "sum_inplace", "early_update"]
+    assert "rewrites all" in run("plan", "digits_vgg", "--rewrites", "all").stdout.splitlines()
+    figures = json.loads(run("compare", "digits_vgg", "--rewrites", "all", "--json").stdout)
+    assert {tuple(f["rewrites"])[4:] for f in figures} == {("relu_behind_pool", "relu_mask")}
+
+
+def test_compare_puts_all_policies_on_one_tape_the_standard_one(monkeypatch):
+    from vdnn.memory import policy
+
+    monkeypatch.setitem(policy.REWRITES, "keep_all", ("split",))
+    assert plan_json("digits_vgg", "--policy", "keep_all")[0]["rewrites"] == ["split"]
+    arguments = ("digits_vgg", "--policy", "keep_all", "--policy", "vdnn_all", "--json")
+    assert [f["rewrites"][0] for f in json.loads(run("compare", *arguments).stdout)] == ["inplace", "inplace"]
 
 
 def test_compare_plans_every_pair_of_policy_and_budget():

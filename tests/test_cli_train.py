@@ -201,6 +201,16 @@ def test_ctrl_c_pressed_twice_stops_at_once(interrupted, monkeypatch):
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "stopped")
 
 
+def test_a_training_that_goes_on_keeps_its_rewrites(here):
+    figures, _ = train_json(*TINY, "--epochs", 1, "--rewrites", "all-split", "--save", "a.safetensors")
+    assert figures["rewrites"] == ["inplace", "sum_inplace", "early_update", "relu_behind_pool", "relu_mask"]
+    resumed, _ = train_json(*TINY, "--epochs", 2, "--resume", "a.safetensors")
+    plain, _ = train_json(*TINY, "--epochs", 2, "--rewrites", "none")
+    assert resumed["rewrites"] == figures["rewrites"]
+    assert resumed["epochs"][-1]["loss"] == plain["epochs"][-1]["loss"]
+    assert train(*TINY, "--rewrites", "fast").exit_code == 2
+
+
 # ---- what is refused
 
 

@@ -378,7 +378,7 @@ def test_what_a_view_shows_is_overwritten_only_when_nobody_reads_the_whole():
 
 
 def test_a_fused_backward_needs_what_both_need_and_takes_the_larger_workspace():
-    tape = branches(Kernels, fused=True)
+    tape = branches(Kernels, rewrites="paper")
     op = next(op for op in tape.ops if op.name == "conv2.backward")
     assert set(op.reads) == {"conv1.y", "conv2.w", "relu1.dx"} or set(op.reads) == {"conv1.y", "conv2.w", "concat1.dx0"}
     assert op.writes == ("conv2.dw", "conv2.dx")

@@ -6,7 +6,7 @@ What may share bytes is decided here as well, so that everything later thinks in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vdnn import clock
@@ -15,6 +15,7 @@ from vdnn.collector import collector_paused
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
 from vdnn.layers.fused import PAIR, Fused, is_split
 from vdnn.network import Network, Node, Role, Tensor
+from vdnn.rewrites import STANDARD, checked, rewritten
 from vdnn.tape import COUNTS, PURPOSES, Op, Tape
 
 
@@ -25,15 +26,15 @@ def build(
     optimizer: Any = None,
     purpose: str = "step",
     *,
-    fused: bool = False,
+    rewrites: str | Iterable[str] = STANDARD,
     count: str = "all",
 ) -> Tape:
     """The tape of `network` for one purpose, with workspaces as `kernels` declares them.
 
     optimizer   gives the names of its state and its update's workspace; None only for evaluate and gradients.
-    fused       one backward op for layers that have two, as in the paper
+    rewrites    changes of the tape that change no bit, by name (vdnn.rewrites)
     count       what takes bytes of the arena; see Tape
-    Raises LayerError if the network cannot be trained (no loss; an output that nothing uses).
+    Raises LayerError if the network cannot be trained (no loss; an output that nothing uses), RewriteError.
     """
     if purpose not in PURPOSES:
         raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
@@ -41,16 +42,19 @@ def build(
         raise ValueError(f"count {count!r} is none of {', '.join(COUNTS)}")
     if purpose == "step" and optimizer is None:
         raise ValueError("a tape with updates needs an optimizer; without one there are 'gradients' and 'evaluate'")
-    return _Builder(network, kernels, optimizer, purpose, fused, count).build()
+    return _Builder(network, kernels, optimizer, purpose, checked(rewrites), count).build()
 
 
 class _Builder:
     """Collects ops in order; the only state is what has been emitted so far."""
 
-    def __init__(self, network: Network, kernels: Any, optimizer: Any, purpose: str, fused: bool, count: str) -> None:
+    def __init__(
+        self, network: Network, kernels: Any, optimizer: Any, purpose: str, rewrites: tuple[str, ...], count: str
+    ) -> None:
         self.network, self.kernels, self.optimizer, self.purpose = network, kernels, optimizer, purpose
-        self.fused, self.count = fused, count
-        self.accumulates = getattr(kernels, "accumulates", False)
+        self.rewrites, self.count = rewrites, count
+        self.nodes = rewritten(network, rewrites, kernels)
+        self.accumulates = getattr(kernels, "accumulates", False) and "sum_inplace" in rewrites
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
         self.wishes: list[Wish] = []
@@ -65,15 +69,17 @@ class _Builder:
     def build(self) -> Tape:
         self._check_uses()
         resident = self._resident()
-        for node in self.network.nodes:
+        for node in self.nodes:
             self._forward(node)
         if self.purpose == "evaluate":
             self.results.append(self.network.scores.name)
         if self.network.labels is not None:
             self.results.append(self.network.loss.y.name)
         if self.purpose != "evaluate":
-            for node in reversed(self.network.nodes):
+            for node in reversed(self.nodes):
                 self._backward(node)
+        if "early_update" not in self.rewrites:
+            self._update_last()
         return Tape(
             network=self.network.name,
             batch=self.network.batch,
@@ -88,6 +94,7 @@ class _Builder:
             resident=resident,
             results=tuple(self.results),
             count=self.count,
+            rewrites=self.rewrites,
         )
 
     def _check_uses(self) -> None:
@@ -141,7 +148,8 @@ class _Builder:
                 launches=len(PAIR) if whole else 1,
             )
         )
-        pairs = [(bound[out], bound[into]) for out, into in layer.inplace.items() if out in bound and into in bound]
+        allowed = layer.inplace if "inplace" in self.rewrites else {}
+        pairs = [(bound[out], bound[into]) for out, into in allowed.items() if out in bound and into in bound]
         wishes = {y.name: (x.name,) for y, x in pairs if y is not None and x is not None and y.name not in added_to}
         self.wishes.append(wishes)
         self.views |= added_to
@@ -213,7 +221,7 @@ class _Builder:
 
     def _phases(self, node: Node, wants_dx: bool) -> tuple[str, ...]:
         """The backward ops of a layer, in order."""
-        if self.fused and is_split(node.layer) and wants_dx:
+        if "split" not in self.rewrites and is_split(node.layer) and wants_dx:
             return ("backward",)
         found = (phase for phase in BACKWARD if node.layer.needs(phase, len(node.inputs)))
         return tuple(phase for phase in found if phase != "backward_data" or wants_dx)
@@ -253,7 +261,7 @@ class _Builder:
         self.ops.append(
             Op(total.name, "", "sum", arguments, reads, (total.name,), (Algorithm("default", 0),), size, tensor.name)
         )
-        self.wishes.append({total.name: (first, gradient.name)})
+        self.wishes.append({total.name: (first, gradient.name)} if "sum_inplace" in self.rewrites else {})
         partials.append(total.name)
 
     def _updates(self, node: Node) -> None:
@@ -282,3 +290,8 @@ class _Builder:
                 )
             )
             self.wishes.append({})
+
+    def _update_last(self) -> None:
+        """Move all updates to the end, in their order."""
+        pairs = sorted(zip(self.ops, self.wishes, strict=True), key=lambda pair: pair[0].phase == "update")
+        self.ops, self.wishes = [op for op, _ in pairs], [wish for _, wish in pairs]

@@ -31,6 +31,7 @@ from vdnn.memory.decisions import DecisionError
 from vdnn.memory.device import DeviceError
 from vdnn.memory.policy import PolicyError
 from vdnn.network import Network
+from vdnn.rewrites import RewriteError, checked
 
 if TYPE_CHECKING:
     from vdnn.memory.plan import Plan
@@ -105,6 +106,7 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
         _check_layers(path, about["network"]["layers"], net)
     saved = {"seed": about["seed"], **about["options"]}
     _settle_device(saved, options)
+    _settle_rewrites(saved, options)
     if saved["policy"] is None and "policy" not in options:
         raise CheckpointError(f"{path} was trained with a policy of your own; pass it: load(path, policy=...)")
     if "optimizer" not in options:
@@ -119,8 +121,8 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
         raise CheckpointError(
             f"{path} was saved on a GPU, and {error}; load(path, device='host') goes on here, by other kernels"
         ) from error
-    except (DecisionError, PolicyError) as error:
-        if options.keys() & {"policy", "algorithms"}:
+    except (DecisionError, PolicyError, RewriteError) as error:
+        if options.keys() & {"policy", "algorithms", "rewrites"}:
             raise  # it may be the caller's
         raise CheckpointError(f"{path}: options cannot be used: {error}") from error
     for group in (trainer.weights, trainer.state, trainer.statistics):
@@ -149,6 +151,13 @@ def _settle_device(saved: dict[str, Any], options: Mapping[str, Any]) -> None:
     if not same:
         del saved["algorithms"]
     saved["device"] = was["name"]
+
+
+def _settle_rewrites(saved: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Leave out saved algorithms if `options` ask for a tape that is split otherwise: it has other ops."""
+    asked = options.get("rewrites")
+    if asked is not None and ("split" in checked(asked)) != ("split" in saved["rewrites"]):
+        saved.pop("algorithms", None)
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -235,6 +244,7 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
             "algorithms": dict(trainer.plan.decisions.algorithms),
             "threads": trainer.device.kernels.threads,
             "undo": trainer.undo,
+            "rewrites": list(trainer.plan.tape.rewrites),
             "device": {
                 field: getattr(trainer.device.kernels, field) for field in DEVICE_FIELDS[name] if field != "name"
             }

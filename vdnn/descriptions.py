@@ -15,6 +15,7 @@ import vdnn.layers
 from vdnn import optimizers, schedules
 from vdnn.layers.base import Layer
 from vdnn.network import Network
+from vdnn.rewrites import STANDARD
 
 FORMAT = "vdnn checkpoint 1"
 COUNT_LIMIT = 2**53  # seeds and counts are below it, so that a clock of float64 holds them exactly
@@ -37,6 +38,7 @@ OPTION_FIELDS: Fields = {
     "algorithms": (dict,),
     "threads": (int,),
     "undo": (bool,),
+    "rewrites": (list,),
     "device": (dict,),
 }
 HOST = {"name": "host"}
@@ -57,6 +59,7 @@ def check_metadata(path: Path, about: Any) -> None:
     _check_fields(f"{path}: its metadata", about, FIELDS)
     if isinstance(about["options"], dict):
         about["options"].setdefault("device", HOST)  # before there were others, nothing was said
+        about["options"].setdefault("rewrites", list(STANDARD))
     _check_fields(f"{path}: options", about["options"], OPTION_FIELDS)
     device = about["options"]["device"]
     if device.get("name") not in DEVICE_FIELDS:

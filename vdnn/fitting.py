@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -212,13 +212,16 @@ def least_plan(
     undo: bool = False,
     purpose: str = "step",
     cost: Any = None,
+    rewrites: str | Iterable[str] | None = None,
 ) -> Plan:
     """The smallest plan that is found, with least-workspace algorithms; its arena is the least budget.
 
     Candidates are the named policies and everything offloaded as late and as briefly as can be; of the last, as many of
     the last tensors are kept as do not enlarge the arena.  No proof that nothing is smaller: that is `floor_bytes`.
     """
-    setting = make_setting(network, None, None, hardware, optimizer, kernels, threads, undo, purpose, cost)
+    setting = make_setting(
+        network, None, None, hardware, optimizer, kernels, threads, undo, purpose, cost, rewrites=rewrites
+    )
     tape = setting.tape
     algorithms = trials.least_workspace(tape, setting.cost)
 

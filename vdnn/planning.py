@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vdnn.fitting import Advice, BudgetError, least_budget, least_plan
+from vdnn.memory import policy as policies
 from vdnn.memory.cost import Cost, roofline
 from vdnn.memory.decisions import Decisions
 from vdnn.memory.plan import Plan
@@ -36,6 +37,7 @@ def plan(
     cost: Cost | None = None,
     rules: str = "ours",
     count: str = "all",
+    rewrites: str | Iterable[str] | None = None,
     verify: bool = True,
 ) -> Plan:
     """The plan of one training step, with every byte and every wait decided.
@@ -54,10 +56,14 @@ def plan(
                 other kernels are given (vdnn.memory.rules); only for a network
     count       what takes bytes: "all"; "weights": each weight once, no weight gradients, no optimizer state;
                 "features": of these only the weights of convolutions, as the paper's peaks count
+    rewrites    changes of the tape that change no bit: names, "all", "standard", "none", "all-relu_mask" and the like
+                (vdnn.rewrites).  Default: the policy's choice, for nearly all of them the standard ones
     Raises BudgetError if the budget is too small; it says what would fit.
     """
+    if rewrites is None and rules == "ours" and isinstance(network, Network):
+        rewrites = policies.rewrites_of(policy)
     setting = make_setting(
-        network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost, rules, count
+        network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost, rules, count, rewrites
     )
     chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
     made = setting.make(policy, chosen)
@@ -93,6 +99,7 @@ def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | No
         "threads": plan.tape.threads,
         "rules": "paper" if plan.decisions.sync == "layer" else "ours",
         "count": plan.tape.count,
+        "rewrites": list(plan.tape.rewrites),
         "budget_bytes": budget,
         "fits": plan.arena_bytes <= budget,
         "peak_bytes": plan.peak_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,13 +26,21 @@ class Plans:
     """
 
     def __init__(
-        self, net: Network, policy: Any, budget: int, algorithms: Any, device: Device, optimizer: Optimizer, undo: bool
+        self,
+        net: Network,
+        policy: Any,
+        budget: int,
+        algorithms: Any,
+        device: Device,
+        optimizer: Optimizer,
+        undo: bool,
+        rewrites: str | Iterable[str] | None = None,
     ) -> None:
         self.net, self.device, self.optimizer, self.undo = net, device, optimizer, undo
         self.made: dict[tuple[int, str], Plan] = {}
         self.refused: dict[str, BudgetError] = {}
         self.budget = budget
-        self.main = self._plan(net, policy, algorithms, "step")
+        self.main = self._plan(net, policy, algorithms, "step", rewrites)
         self.made[net.batch, "step"] = self.main
         for purpose in ("evaluate", "gradients"):
             try:
@@ -62,7 +70,7 @@ class Plans:
             self.made[batch, purpose] = self._following(self.net.with_batch(batch), purpose, model)
         return self.made[batch, purpose]
 
-    def _plan(self, net: Network | Tape, policy: Any, algorithms: Any, purpose: str) -> Plan:
+    def _plan(self, net: Network | Tape, policy: Any, algorithms: Any, purpose: str, rewrites: Any = None) -> Plan:
         return planning.plan(
             net,
             policy,
@@ -73,11 +81,12 @@ class Plans:
             kernels=self.device.kernels,
             undo=self.undo and purpose == "step",
             purpose=purpose,
+            rewrites=rewrites,
         )
 
     def _following(self, net: Network, purpose: str, model: Plan) -> Plan:
         """The first that fits of what is tried; the decisions of `model` first."""
-        tape = build(net, self.device.kernels, self.optimizer, purpose)
+        tape = build(net, self.device.kernels, self.optimizer, purpose, rewrites=model.tape.rewrites)
         refused: BudgetError | None = None
         for decisions in _tries(tape, model):
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
 from vdnn.memory.rules import RULES, under
 from vdnn.network import Network
+from vdnn.rewrites import PAPER, STANDARD, checked
 from vdnn.tape import Tape
 from vdnn.units import parse_bytes
 
@@ -62,7 +63,7 @@ class Setting:
         """The same for another batch size; only for a network."""
         assert self.network is not None
         network = self.network.with_batch(batch)
-        tape = _build(network, self.kernels, self.optimizer, self.tape.purpose, self.rules, self.tape.count)
+        tape = _build(network, self.kernels, self.optimizer, self.tape.purpose, self.tape.rewrites, self.tape.count)
         return replace(self, network=network, tape=tape)
 
     def with_budget(self, budget: int) -> Setting:
@@ -83,10 +84,12 @@ def make_setting(
     cost: Cost | None = None,
     rules: str = "ours",
     count: str = "all",
+    rewrites: str | Iterable[str] | None = None,
 ) -> Setting:
     """The tape, the cost model and the budget that these arguments of `plan` stand for.
 
-    Raises SettingError, or ValueError for arguments that contradict a tape, or kernels, that were given.
+    rewrites   of the tape (vdnn.rewrites); None: the standard ones, and under the paper's rules those of the paper
+    Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given.
     """
     if rules not in RULES:
         raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}")
@@ -96,12 +99,13 @@ def make_setting(
         and threads not in (None, getattr(kernels, "threads", threads))
     ):
         raise ValueError(f"threads={threads} contradicts kernels={kernels.name} with {kernels.threads} threads")
+    wanted = None if rewrites is None else checked(rewrites)
     cost = roofline(hardware) if cost is None else cost
     allowed = cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
-        _check_tape(network, optimizer, threads, purpose, count, rules, getattr(kernels, "name", kernels))
+        _check_tape(network, optimizer, threads, purpose, count, rules, getattr(kernels, "name", kernels), wanted)
         return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
@@ -116,12 +120,14 @@ def make_setting(
         from vdnn.models import paper
 
         network = paper(network)
-    tape = _build(network, kernels, optimizer, purpose, rules, count)
+    if wanted is None:
+        wanted = PAPER if rules == "paper" else STANDARD
+    tape = _build(network, kernels, optimizer, purpose, wanted, count)
     return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules)
 
 
-def _build(network: Network, kernels: Any, optimizer: Any, purpose: str, rules: str, count: str) -> Tape:
-    return build(network, kernels, optimizer, purpose, fused=rules == "paper", count=count)
+def _build(network: Network, kernels: Any, optimizer: Any, purpose: str, rewrites: tuple[str, ...], count: str) -> Tape:
+    return build(network, kernels, optimizer, purpose, rewrites=rewrites, count=count)
 
 
 def kernels_named(name: str, threads: int | None = None) -> Any:
@@ -140,7 +146,14 @@ def kernels_named(name: str, threads: int | None = None) -> Any:
 
 
 def _check_tape(
-    tape: Tape, optimizer: Any, threads: int | None, purpose: str, count: str, rules: str, kernels: str | None
+    tape: Tape,
+    optimizer: Any,
+    threads: int | None,
+    purpose: str,
+    count: str,
+    rules: str,
+    kernels: str | None,
+    rewrites: tuple[str, ...] | None,
 ) -> None:
     """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
     if rules != "ours":
@@ -151,6 +164,7 @@ def _check_tape(
         "count": (count, tape.count, count == "all"),
         "kernels": (kernels, tape.kernels, kernels is None),
         "threads": (threads, tape.threads, threads is None),
+        "rewrites": (rewrites, tape.rewrites, rewrites is None),
         "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
     }
     for what, (wanted, built, is_default) in asked.items():

@@ -113,6 +113,7 @@ class Tape:
     count     what takes bytes of the arena: "all"; "weights": of what stays and of weight gradients only the weights,
               so each weight once, as in the paper's Fig. 4; "features": convolution weights only, as its peaks count.
               Only a tape that counts all can be run.
+    rewrites  which rewrites it was built with, as far as its layers and kernels have use for them (vdnn.rewrites)
     """
 
     network: str
@@ -128,6 +129,7 @@ class Tape:
     resident: tuple[str, ...]
     results: tuple[str, ...]
     count: str = "all"
+    rewrites: tuple[str, ...] = ()
 
     @cached_property
     def buffers(self) -> dict[str, Buffer]:

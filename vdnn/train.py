@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -89,6 +89,7 @@ class Trainer:
     seed        of the weights, the order of the data and dropout
     algorithms  "performance", "memory", or {op: algorithm} (another plan's, to get equal bits)
     undo        copy what an update overwrites first, so that a failure in the middle of a step can be undone
+    rewrites    of the tape, such as "all" or "standard" (vdnn.rewrites); None: the policy's choice.  They change no bit
     deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there.  With
                 "cuda" False also admits algorithms that add up in any order
     threads, link_bandwidth   of the host, see HostDevice
@@ -109,6 +110,7 @@ class Trainer:
         algorithms: Any = "performance",
         threads: int | None = None,
         undo: bool = True,
+        rewrites: str | Iterable[str] | None = None,
         deterministic: bool = True,
         link_bandwidth: float | None = None,
         math: str | None = None,
@@ -135,7 +137,7 @@ class Trainer:
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
         self.device.limit(self.budget_bytes)
-        self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo)
+        self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, rewrites)
         self.plan = self.plans.main
         self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()

@@ -58,10 +58,36 @@ def test_relu_and_its_backward_have_numpys_bits(shape, storage, is_in_place):
     assert same(results[0][1], results[1][1])
 
 
+@few
+@given(
+    st.one_of(images, rows, st.tuples(st.integers(1, 9000))),
+    storages,
+    st.booleans(),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_relu_with_a_mask_has_the_bits_of_relu_and_numpys_mask(shape, storage, is_in_place, dtype):
+    x, dy = normal(shape, storage, dtype=dtype), normal(shape, storage, 1, dtype)
+    x.reshape(-1)[:4] = np.resize(np.array([-0.0, NAN, INF, 0.0]), x.size)[:4]
+    expected, gradient = np.full_like(x, NAN), np.full_like(x, NAN)
+    call(CUDA, "relu", x, expected)
+    call(CUDA, "relu_backward", expected, dy, gradient)
+    masks = []
+    for kernels in (KERNELS, CUDA, BACKWARDS, ONE_BLOCK):
+        y, dx = (a.copy(order="K") if is_in_place else np.full_like(a, NAN) for a in (x, dy))
+        masks.append(np.full(-(-x.size // 8), 0xFF, np.uint8))
+        call(kernels, "relu_mask", y if is_in_place else x, y, masks[-1], scratch=(dtype, shape))
+        call(kernels, "relu_mask_backward", masks[-1], dx if is_in_place else dy, dx, scratch=(dtype, shape))
+        assert same(y, expected)
+        assert same(dx, gradient)
+    assert all(same(mask, masks[0]) for mask in masks)
+
+
 def test_arrays_that_are_stored_differently_are_refused():
     x, y = normal((2, 3, 4, 5)), poisoned((2, 3, 4, 5), "nhwc")
     with pytest.raises(ValueError, match="stored differently"):
         CUDA.relu(x, y)
+    with pytest.raises(ValueError, match="stored differently"):
+        CUDA.relu_mask(x, y, np.zeros(15, np.uint8))
     with pytest.raises(ValueError, match=r"shapes differ: \(3,\), \(1,\)"):
         CUDA.copy(x[0, :, 0, 0], y[0, :1, 0, 0])
 
@@ -179,7 +205,7 @@ def test_other_activations_are_near_numpys(shape, layer):
 
 
 @pytest.mark.parametrize(
-    "layer", [ReLU(), LeakyReLU(0.2), LeakyReLU(3), LeakyReLU(-0.5), ReLU6(), Sigmoid(), Tanh()], ids=str
+    "layer", [ReLU(), ReLU("mask"), LeakyReLU(0.2), LeakyReLU(3), LeakyReLU(-0.5), ReLU6(), Sigmoid(), Tanh()], ids=str
 )
 @few
 @given(shape=st.one_of(images, rows))

@@ -103,7 +103,7 @@ def upsample(r):
 
 # {layer: a function of a random.Random -> (layer, the shapes of its inputs)}
 DRAWS = {
-    "ReLU": lambda r: (ReLU(), [any_shape(r)]),
+    "ReLU": lambda r: (ReLU(r.choice(["output", "mask"])), [any_shape(r)]),
     "LeakyReLU": lambda r: (LeakyReLU(r.choice([0.2, 3, -0.5])), [any_shape(r)]),
     "ReLU6": lambda r: (ReLU6(), [any_shape(r)]),
     "Sigmoid": lambda r: (Sigmoid(), [any_shape(r)]),

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,64 @@ def test_relu_backward_writes_positive_zero_whatever_dy_is(dtype):
 def test_relu_backward_may_overwrite_dy():
     y, dy = np.array([0, 1, 2], "float32"), np.array([5, -6, 7], "float32")
     assert relu_backward(y, dy, dy).tolist() == [0, -6, 7]
+
+
+def relu_mask(x, kernels):
+    y, mask = np.full_like(x, NAN), scratch(-(-x.size // 8))
+    kernels.relu_mask(x, y, mask, scratch(kernels.relu_mask_workspace(x.dtype.name, x.shape)))
+    return y, mask
+
+
+def relu_mask_backward(mask, dy, dx, kernels):
+    workspace = scratch(kernels.relu_mask_backward_workspace(dy.dtype.name, dy.shape))
+    kernels.relu_mask_backward(mask, dy, dx, workspace)
+    return dx
+
+
+def test_a_mask_has_a_bit_for_what_is_not_zero_and_none_behind_the_last_element():
+    x = np.array([1, -1, 0.0, -0.0, 2, NAN, -NAN, INF, -INF, 3], "float32")
+    y, mask = relu_mask(x, NumpyKernels(1))
+    assert mask.tolist() == [0b11110001, 0b10]
+    assert np.array_equal(y, [1, 0, 0, 0, 2, NAN, NAN, INF, 0, 3], equal_nan=True)
+    dy = np.array([-3, INF, NAN, -0.0, 4, 5, 6, -0.0, 7, 8], "float32")
+    expected = np.array([-3, 0, 0, 0, 4, 5, 6, -0.0, 0, 8], "float32")
+    assert relu_mask_backward(mask, dy, dy, NumpyKernels(1)).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, CHUNK, CHUNK + 1, 5 * CHUNK + 13])
+def test_a_mask_gives_the_bits_of_relu_at_every_size_and_number_of_threads(size, dtype):
+    random = np.random.default_rng(size)
+    x, dy = (random.choice([-0.0, 0.0, -1.5, 2, 1e-40, NAN, INF, -INF], size).astype(dtype) for _ in range(2))
+    expected = np.empty_like(x)
+    NumpyKernels(1).relu(x, expected)
+    gradient = relu_backward(expected, dy, np.full_like(dy, NAN))
+    for threads in (1, 3):
+        kernels = NumpyKernels(threads)
+        y, mask = relu_mask(x, kernels)
+        assert y.tobytes() == expected.tobytes()
+        assert np.array_equal(mask, np.packbits(expected != 0, bitorder="little"))
+        assert relu_mask_backward(mask, dy, np.full_like(dy, NAN), kernels).tobytes() == gradient.tobytes()
+        kernels.close()
+
+
+def test_a_mask_follows_the_order_in_which_elements_are_stored():
+    x = np.arange(-20.0, 40).reshape(2, 3, 2, 5).astype("float32")
+    _, mask = relu_mask(nhwc(x), NumpyKernels(1))
+    assert np.array_equal(mask, np.packbits(x.transpose(0, 2, 3, 1) > 0, bitorder="little"))
+    with pytest.raises(ValueError, match="dense and stored alike"):
+        NumpyKernels(1).relu_mask(x[:, 1:], np.empty((2, 2, 2, 5), "float32"), mask, scratch(64))
+
+
+def test_masks_take_no_memory_besides_their_scratch():
+    kernels, x = NumpyKernels(1), np.ones(4 * CHUNK, "float32")
+    mask, workspace = scratch(x.size // 8), scratch(kernels.relu_mask_backward_workspace("float32", x.shape))
+    tracemalloc.start()
+    kernels.relu_mask(x, x, mask, workspace)
+    kernels.relu_mask_backward(mask, x, x, workspace)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**10
 
 
 def apply(layer, x):

@@ -54,7 +54,9 @@ def fits(layer, *shapes):
 
 
 @pytest.mark.parametrize(
-    "layer", [ReLU(), LeakyReLU(0.2), LeakyReLU(0), LeakyReLU(3), LeakyReLU(-0.5), ReLU6(), Sigmoid(), Tanh()], ids=str
+    "layer",
+    [ReLU(), ReLU("mask"), LeakyReLU(0.2), LeakyReLU(0), LeakyReLU(3), LeakyReLU(-0.5), ReLU6(), Sigmoid(), Tanh()],
+    ids=str,
 )
 @few
 @given(shape=st.one_of(images, rows))

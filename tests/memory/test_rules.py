@@ -122,7 +122,7 @@ def test_after_a_layer_that_copied_neither_the_next_op_nor_the_next_copy_starts_
 
 
 def test_a_layer_that_copied_nothing_joins_nothing():
-    tape = tape_of(NETWORKS[0](), fused=True)
+    tape = tape_of(NETWORKS[0](), rewrites="paper")
     nothing = make_plan(tape, under("paper", resolve({}, tape, {})))
     ours = make_plan(tape, resolve({}, tape, {}))
     assert [s.waits for s in nothing.steps] == [s.waits for s in ours.steps]
@@ -163,7 +163,7 @@ def test_unknown_rules_are_refused():
 def test_a_fused_backward_under_the_papers_rules_leaves_the_bits_of_everything_kept(make):
     expected, _ = train(make)
     net = make()
-    tape = tape_of(net, fused=True)
+    tape = tape_of(net, rewrites="paper")
     decisions = under("paper", resolve(offload_inputs(tape, ("conv", "pool"), "paper"), tape, {}))
     plan = make_plan(tape, decisions, undo=True)
     assert any(op.name.endswith(".backward") and op.kind == "conv" for op in tape.ops)

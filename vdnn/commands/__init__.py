@@ -39,6 +39,7 @@ def usage_errors() -> Iterator[None]:
     from vdnn.memory.decisions import DecisionError
     from vdnn.memory.policy import PolicyError
     from vdnn.plot import PlotError
+    from vdnn.rewrites import RewriteError
     from vdnn.setting import SettingError
     from vdnn.units import UnitError
 
@@ -46,7 +47,17 @@ def usage_errors() -> Iterator[None]:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
         raise
-    except (CostError, DecisionError, LayerError, OSError, PlotError, PolicyError, SettingError, UnitError) as error:
+    except (
+        CostError,
+        DecisionError,
+        LayerError,
+        OSError,
+        PlotError,
+        PolicyError,
+        RewriteError,
+        SettingError,
+        UnitError,
+    ) as error:
         raise click.UsageError(str(error)) from error
 
 

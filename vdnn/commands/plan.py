@@ -47,6 +47,11 @@ setting_options = with_options(
         help="Whose algorithms and workspaces.  [default: numpy; under --rules paper cudnn4]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation on a CPU."),
+    click.option(
+        "--rewrites",
+        help="Exact changes of the step: all, standard, none, names, or all-relu_mask and the like.  [default: plan: "
+        "the policy's choice; compare: standard; under --rules paper the paper's]",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
 )
 
@@ -96,6 +101,8 @@ def compare(names: tuple[str, ...], budgets: tuple[str, ...], as_json: bool, **s
     """
     from vdnn.memory.policy import POLICIES
 
+    if setting["rewrites"] is None and setting["rules"] == "ours":
+        setting["rewrites"] = "standard"  # one tape for all
     with usage_errors():
         net = _network(setting)
         pairs = [(name, budget) for budget in budgets or (None,) for name in names or POLICIES]
@@ -142,6 +149,7 @@ def _planned(
 
 
 def _describe(summary: dict[str, Any]) -> str:
+    from vdnn.rewrites import title
     from vdnn.units import format_seconds
 
     fits = "fits" if summary["fits"] else "does not fit"
@@ -150,6 +158,7 @@ def _describe(summary: dict[str, Any]) -> str:
         f"{summary['policy']} with algorithms {summary['algorithms']}: {fits}",
         f"times {summary['time']}; kernels {summary['kernels']}, threads {summary['threads']}",
         f"rules {summary['rules']}; counted: {COUNTED[summary['count']]}",
+        f"rewrites {title(summary['rewrites'])}",
         "",
     ]
     shown = ("budget", "arena", "peak", "average", "floor", "host", "offloaded")

@@ -34,6 +34,7 @@ options = with_options(
         help="The fastest algorithms, those with the least workspace, or as vdnn_dyn finds best.  "
         "[default: performance]",
     ),
+    click.option("--rewrites", help="Exact changes of the step: all, standard, none, names.  [default: the policy's]"),
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: momentum]"),
     click.option(
         "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="[default: 0.01, for adam 0.001]"
@@ -162,7 +163,7 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         if not math.isfinite(given["learning_rate"]):
             raise click.UsageError(f"--learning-rate {given['learning_rate']} is no number")
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
-    named = ("policy", "budget", "algorithms", "seed", "threads")
+    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads")
     arguments = {name: given[name] for name in named if given[name] is not None}
     if given["device"] is not None:
         arguments["device"] = given["device"]

@@ -5,34 +5,65 @@ Every backward reads y rather than x where y tells enough, so that x may be over
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from vdnn.layers.base import Algorithm, Array, Layer, Shape
-from vdnn.layers.common import scratch
+from vdnn.layers.base import DEFAULT, Algorithm, Array, Layer, LayerError, Shape, Shapes, Spec
+from vdnn.layers.common import elements, scratch
 
 OVERFLOW = {"float32": 87.0, "float64": 708.0}  # exp of more does not fit
 
 
 class ReLU(Layer):
-    """y = max(x, 0), never -0.0."""
+    """y = max(x, 0), never -0.0.
+
+    saves   "output": backward reads y; "mask": forward also writes a bit for each element, whether it passed, and
+            backward reads those instead, a 32nd of y.  Both give the same bits.
+    """
 
     inplace = {"y": "x", "dx": "dy"}
+    backward: Callable[..., None]
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, saves: str = "output", name: str = "") -> None:
+        self.saves, self.name = saves, name
+        if saves not in ("output", "mask"):
+            raise LayerError(f'saves={saves!r} is neither "output" nor "mask"')
+        self.backward = self._backward_output if saves == "output" else self._backward_mask
+
+    def shapes(self, *x: Shape) -> Shapes:
+        """y like x; the mask: a bit per element in the order in which y is stored."""
+        bits = Spec((-(-elements(x[0]) // 8),), "uint8", follows_storage=True)
+        return Shapes(x[0], saved={"mask": bits} if self.saves == "mask" else {})
 
     def algorithms(self, kernels: Any, phase: str, dtype: str, *x: Shape) -> tuple[Algorithm, ...]:
-        """One; backward takes a piece of scratch per worker."""
-        return scratch(kernels, "relu_backward" if phase == "backward" else "relu", dtype, x[0])
+        """One; backward, and forward if it writes a mask, take a piece of scratch per worker."""
+        if phase == "evaluate" or (phase == "forward" and self.saves == "output"):
+            return DEFAULT
+        kernel = "relu" if self.saves == "output" else "relu_mask"
+        return scratch(kernels, f"{kernel}_backward" if phase == "backward" else kernel, dtype, x[0])
 
-    def forward(self, kernels: Any, x: Array, y: Array) -> None:
-        """Write y."""
+    def forward(self, kernels: Any, x: Array, y: Array, mask: Array = None, workspace: Array = None) -> None:
+        """Write y and the mask."""
+        if mask is None:
+            kernels.relu(x, y)
+        else:
+            kernels.relu_mask(x, y, mask, workspace)
+
+    def evaluate(self, kernels: Any, x: Array, y: Array) -> None:
+        """Write y alone."""
         kernels.relu(x, y)
 
-    def backward(self, kernels: Any, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
-        """Write dx."""
+    def _backward_output(self, kernels: Any, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
         # dx = dy if y > 0 else +0.0
         kernels.relu_backward(y, dy, dx, workspace)
+
+    def _backward_mask(self, kernels: Any, mask: Array, dy: Array, dx: Array, workspace: Array) -> None:
+        # the same
+        kernels.relu_mask_backward(mask, dy, dx, workspace)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments; the default is left out, as before there was another."""
+        return {k: v for k, v in super().config().items() if (k, v) != ("saves", "output")}
 
 
 class _Elementwise(Layer):

@@ -34,11 +34,15 @@ class Init:
 
 @dataclass(frozen=True)
 class Spec:
-    """An array that a layer owns or asks for.  `dtype` None means the network's."""
+    """An array that a layer owns or asks for.  `dtype` None means the network's.
+
+    follows_storage   its elements are in the order in which y is stored, so that another storage has other contents
+    """
 
     shape: Shape
     dtype: str | None = None
     init: Init = Init()
+    follows_storage: bool = False
 
 
 @dataclass(frozen=True)

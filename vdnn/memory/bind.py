@@ -13,6 +13,7 @@ from vdnn.memory.decisions import Fate
 from vdnn.memory.measure import Access
 from vdnn.memory.plan import Plan, PlanError, Step, workspace_of
 from vdnn.network import Role, Tensor
+from vdnn.rewrites import as_on_tape
 from vdnn.tape import Op
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def call_of(op: Op, arrays: Mapping[str, Array], algorithm: str, workspace: Arra
         if device.optimizer is None:
             raise PlanError(f"{op.name} needs an optimizer, and the device was made without one")
         return partial(device.optimizer.update, kernels=kernels, workspace=workspace, **arrays)
-    layer = device.network[op.layer].layer
+    layer = as_on_tape(device.network[op.layer].layer, op.arguments)
     services = {"xp": kernels.xp, "kernels": kernels, "algorithm": algorithm, "workspace": workspace}
     inputs = len(device.network[op.layer].inputs)
     if op.phase == "backward" and is_split(layer):

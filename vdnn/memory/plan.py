@@ -14,6 +14,7 @@ from vdnn.layers.base import Algorithm
 from vdnn.memory.decisions import CHOICES, Decisions, Fate
 from vdnn.memory.decisions import PlanError as PlanError
 from vdnn.network import Role, Tensor
+from vdnn.rewrites import title
 from vdnn.tape import GRANULE, Op, Tape, granules
 
 if TYPE_CHECKING:
@@ -196,7 +197,9 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan with its tape as one JSON object; `Plan.from_json` reads it back."""
-        tape = {k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", "count", *_SET)}
+        tape = {
+            k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", "count", "rewrites", *_SET)
+        }
         tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
         tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
         tape["ops"] = [asdict(op) for op in self.tape.ops]
@@ -226,6 +229,7 @@ class Plan:
             "batch": tape.batch,
             "purpose": tape.purpose,
             "count": tape.count,
+            "rewrites": list(tape.rewrites),
             "policy": self.policy,
             **{k: getattr(tape, k) for k in _SET},
             "alignment": GRANULE,
@@ -245,6 +249,9 @@ class Plan:
         for key in ("network", "batch", "purpose", "count", *_SET):
             if header[key] != getattr(tape, key):
                 raise PlanError(f"the plan is for {key} {header[key]!r}, the tape for {getattr(tape, key)!r}")
+        rewrites = tuple(header.get("rewrites", tape.rewrites))  # before there were any, nothing was said
+        if rewrites != tape.rewrites:
+            raise PlanError(f"the plan is for the rewrites {title(rewrites)}, the tape for {title(tape.rewrites)}")
         if header["alignment"] != GRANULE:
             raise PlanError(f"the plan is aligned to {header['alignment']} bytes, this vdnn to {GRANULE}")
         d = dict(header["decisions"])
@@ -301,5 +308,5 @@ def _tape_from(data: Mapping[str, Any]) -> Tape:
         lists = {"reads": tuple(o["reads"]), "writes": tuple(o["writes"])}
         ops.append(Op(**{**o, **lists, "algorithms": tuple(Algorithm(**a) for a in o["algorithms"])}))
     plain = {k: data[k] for k in ("network", "batch", "purpose", "optimizer", "count", *_SET)}
-    resident, results = tuple(data["resident"]), tuple(data["results"])
-    return Tape(**plain, tensors=tensors, alias=dict(data["alias"]), ops=tuple(ops), resident=resident, results=results)
+    plain |= {k: tuple(data[k]) for k in ("resident", "results")} | {"rewrites": tuple(data.get("rewrites", ()))}
+    return Tape(**plain, tensors=tensors, alias=dict(data["alias"]), ops=tuple(ops))

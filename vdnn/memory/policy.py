@@ -26,6 +26,7 @@ from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
 from vdnn.memory.rules import EXTRACTION, offload_inputs
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
+from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 
 Policy = Callable[..., Any]
@@ -111,6 +112,10 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+# {policy: the rewrites of the tape that it is for}; all others are compared on the standard one
+REWRITES: dict[str, tuple[str, ...]] = {"search": ALL}
+
+
 class PolicyError(ValueError):
     """There is no such policy."""
 
@@ -131,6 +136,14 @@ def get(policy: str | Policy) -> tuple[str, Policy]:
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise PolicyError(f"no policy is named {policy!r}{hint}; there are {', '.join(POLICIES)}, or module:function")
     return policy, POLICIES[policy]
+
+
+def rewrites_of(policy: Any) -> tuple[str, ...]:
+    """The rewrites of the tape that is built for a policy if nothing else is asked for; `policy` is any that `plan`
+    takes, fates and Decisions as well.
+    """
+    name = policy if isinstance(policy, str) else next((n for n, f in POLICIES.items() if f is policy), "")
+    return REWRITES.get(name, STANDARD)
 
 
 def decide(

@@ -8,7 +8,7 @@ images              fetched again, as the host has them   copied out like any ot
 pooling             saves where its maxima were           reads x and y (vdnn.models.paper)
 backward            weights, then data                    one op that needs {x, w, dy, dx} at once
 
-The last two are the tape's: `build(paper(network), kernels, optimizer, fused=True)`.
+The last two are the tape's: `build(paper(network), kernels, optimizer, rewrites="paper")`.
 """
 
 from __future__ import annotations

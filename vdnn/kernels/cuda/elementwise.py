@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from vdnn.kernels.cuda.base import Launching, check_alike, dense_alike, strides_of
+from vdnn.kernels.cuda.base import BLOCK, Launching, check_alike, dense_alike, strides_of
 from vdnn.layers.base import Array
 from vdnn.layers.common import elements
 
 PIECE = 1 << 20  # elements: a few arrays of it stay in the L2 cache, from one function's end to the next one's start
+BITS = 8  # of a byte of a mask
 TILE = 32  # COPY_TILE of the source
 MOST_AXES = 4  # of copy_strided
 Axes = list[tuple[int, int, int]]  # (size, stride in x, stride in y), strides in elements
 
 
 class ElementwiseKernels(Launching):
-    """relu, relu_backward, elementwise, copy, move_average."""
+    """relu, relu_mask and their backwards; elementwise, copy, move_average."""
+
+    has_relu_mask = True
 
     def relu(self, x: Array, y: Array) -> None:
         """y = max(x, 0), never -0.0.  y may be x."""
@@ -27,6 +30,16 @@ class ElementwiseKernels(Launching):
     def relu_backward(self, y: Array, dy: Array, dx: Array, workspace: Any = None) -> None:
         """dx = dy where y > 0, +0.0 elsewhere.  dx may be dy."""
         self.each("relu_backward", y, dy, dx, arrays=(y, dy, dx))
+
+    def relu_mask(self, x: Array, y: Array, mask: Array, workspace: Any = None) -> None:
+        """y = max(x, 0), never -0.0; mask: uint8, a bit per element as stored, set where y is not 0.  y may be x."""
+        check_alike((x, y))
+        tiles = -(-x.size // (BITS * BLOCK))
+        self.launch("relu_mask", x, min(tiles, self.blocks(x.size)), x, y, mask, x.size)
+
+    def relu_mask_backward(self, mask: Array, dy: Array, dx: Array, workspace: Any = None) -> None:
+        """dx = dy where the mask's bit is set, +0.0 elsewhere.  dx may be dy."""
+        self.each("relu_mask_backward", mask, dy, dx, arrays=(dy, dx))
 
     def elementwise_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that elementwise needs for arrays of this shape."""

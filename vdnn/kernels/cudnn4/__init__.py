@@ -29,6 +29,7 @@ class Cudnn4Kernels:
     storages = ("nchw",)
     threads = 1
     takes_any_strides = True  # tensor descriptors have strides: a part of a map's channels is a map
+    has_relu_mask = True  # a kernel of one's own: cuDNN has none, and plans here count its bytes as of any other
     accumulates = True  # y = alpha f(x) + beta y: a gradient can be added to another
 
     def conv2d_algorithms(

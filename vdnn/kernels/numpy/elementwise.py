@@ -13,7 +13,15 @@ Array = Any
 ROW = 2048
 # maximum() with a scalar operand has no SIMD path in NumPy; with a row of zeros it is twice as fast
 ZEROS = {np.dtype(kind): np.zeros(ROW, kind) for kind in ("float32", "float64")}
-INTEGER = {4: np.dtype("int32"), 8: np.dtype("int64")}  # by the size of the float that is looked at
+INTEGER: dict[int, Any] = {4: np.dtype("int32"), 8: np.dtype("int64")}  # by the size of the float that is looked at
+BYTE = 8  # bits, of a mask; element i is bit i % 8, from the least, of byte i // 8
+# Eight bytes of 0 or 1, seen as a number, times this: the product's highest byte has the eight as its bits
+GATHER = np.uint64(0x0102040810204080)
+# {size of a float: for every byte of a mask eight integers, -1 where its bit is set}
+SPREAD = {
+    size: -np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(kind)
+    for size, kind in INTEGER.items()
+}
 
 
 def _relu(x: Array, y: Array) -> None:
@@ -29,7 +37,9 @@ def _relu(x: Array, y: Array) -> None:
 
 
 class ElementwiseKernels(Sharing):
-    """relu, relu_backward, elementwise, copy."""
+    """relu, relu_mask and their backwards; elementwise, copy."""
+
+    has_relu_mask = True
 
     def relu(self, x: Array, y: Array) -> None:
         """y = max(x, 0), never -0.0.  y may be x."""
@@ -56,6 +66,52 @@ class ElementwiseKernels(Sharing):
             xp.bitwise_and(t, dy.view(integer), out=dx.view(integer))
 
         self.elementwise(mask, workspace, y, dy, dx)
+
+    def relu_mask_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
+        """Bytes of scratch that relu_mask needs."""
+        return self.threads * carved_bytes((_piece(shape), "uint8"))
+
+    def relu_mask(self, x: Array, y: Array, mask: Array, workspace: Array) -> None:
+        """y = max(x, 0), never -0.0; mask: uint8, a bit per element as stored, set where y is not 0.  y may be x.
+
+        The bits behind the last element are 0.
+        """
+        pieces = _flat_pieces(x, y)
+        spec = (_piece(x.shape), "uint8")
+
+        def work(index: int, worker: int) -> None:
+            xb, yb = pieces[index]
+            _relu(xb, yb)
+            (t,) = carve(workspace[worker * carved_bytes(spec) :], spec)
+            t = t[: _whole(yb.size)]
+            np.not_equal(yb, 0, out=t[: yb.size].view(bool))
+            t[yb.size :] = 0
+            words = t.view(np.uint64)
+            np.multiply(words, GATHER, out=words)
+            np.copyto(_bits(mask, index, yb.size), t[BYTE - 1 :: BYTE])  # the highest bytes
+
+        self.share(work, len(pieces), 2 * seconds(x, y))
+
+    def relu_mask_backward_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
+        """Bytes of scratch that relu_mask_backward needs."""
+        return self.threads * carved_bytes(*_spread_specs(shape, np.dtype(dtype).itemsize))
+
+    def relu_mask_backward(self, mask: Array, dy: Array, dx: Array, workspace: Array) -> None:
+        """dx = dy where the mask's bit is set, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
+        pieces = _flat_pieces(dy, dx)
+        table, specs = SPREAD[dy.itemsize], _spread_specs(dy.shape, dy.itemsize)
+
+        def work(index: int, worker: int) -> None:
+            source, target = pieces[index]
+            places, t = carve(workspace[worker * carved_bytes(*specs) :], *specs)
+            bits = _bits(mask, index, source.size)
+            places = places[: bits.size]
+            np.copyto(places, bits)
+            t = t[: _whole(source.size)]
+            np.take(table, places, axis=0, out=t.reshape(-1, BYTE), mode="clip")  # "raise" would take a copy
+            np.bitwise_and(t[: source.size], source.view(t.dtype), out=target.view(t.dtype))
+
+        self.share(work, len(pieces), 2 * seconds(dy, dx))
 
     def elementwise_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that elementwise needs for arrays of this shape."""
@@ -89,3 +145,32 @@ class ElementwiseKernels(Sharing):
             np.copyto(target, source)
 
         self.share(work, len(pieces), seconds(x, y))
+
+
+def _whole(count: int) -> int:
+    """So many elements with those that fill up the last byte of a mask."""
+    return -(-count // BYTE) * BYTE
+
+
+def _piece(shape: tuple[int, ...]) -> int:
+    """Elements of the largest piece, in whole bytes of a mask."""
+    return _whole(min(CHUNK, int(np.prod(shape))))
+
+
+def _spread_specs(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, Any], ...]:
+    size = _piece(shape)
+    return (size // BYTE, np.intp), (size, INTEGER[itemsize])
+
+
+def _bits(mask: Array, index: int, count: int) -> Array:
+    """The bytes of a mask that belong to a piece."""
+    start = index * (CHUNK // BYTE)
+    return mask[start : start + _whole(count) // BYTE]
+
+
+def _flat_pieces(*arrays: Array) -> Pieces:
+    """Pieces of dense arrays that are stored alike.  Raises ValueError for others: a mask has their order."""
+    pieces = Pieces(arrays)
+    if pieces.arrays[0].ndim != 1:
+        raise ValueError(f"a mask takes arrays that are dense and stored alike, not {[a.strides for a in arrays]}")
+    return pieces

@@ -12,6 +12,52 @@ KERNEL relu_backward(const real* y, const real* dy, real* dx, long long n) {
     map(from, dx, n, [](const real* v) { return v[0] <= 0 ? (real)0 : v[1]; });
 }
 
+#define BITS 8  // of a byte of a mask; element i is bit i % 8, from the least, of byte i / 8
+
+// y as relu has it, and a bit for each element, set where it passed.  A block takes eight elements for each thread, side
+// by side among threads; a byte for each, 0 or 1, goes to shared memory, and then every thread gathers eight of them.
+KERNEL relu_mask(const real* x, real* y, u8* mask, long long n) {
+    __shared__ u64 passed[THREADS];
+    u8* flags = (u8*)passed;
+    const long long size = BITS * THREADS;
+    for (long long start = blockIdx.x * size; start < n; start += gridDim.x * size) {
+        real v[BITS];
+#pragma unroll
+        for (int k = 0; k < BITS; k++) {
+            const long long i = start + k * THREADS + threadIdx.x;
+            v[k] = i < n ? x[i] : (real)0;
+        }
+        __syncthreads();  // the flags of the elements before have been gathered
+#pragma unroll
+        for (int k = 0; k < BITS; k++) {
+            const long long i = start + k * THREADS + threadIdx.x;
+            if (i < n) y[i] = v[k] <= 0 ? (real)0 : v[k];
+            flags[k * THREADS + threadIdx.x] = !(v[k] <= 0);
+        }
+        __syncthreads();
+        // the product's highest byte has the lowest bits of the eight bytes
+        const long long i = start / BITS + threadIdx.x;
+        if (i * BITS < n) mask[i] = (u8)(passed[threadIdx.x] * 0x0102040810204080ull >> 56);
+    }
+}
+
+// dx = dy where the mask's bit is set, +0.0 elsewhere; dx may be dy.
+KERNEL relu_mask_backward(const u8* __restrict__ mask, const real* dy, real* dx, long long n) {
+    const long long step = gridDim.x * (long long)blockDim.x;
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    for (; i + (AT_ONCE - 1) * step < n; i += AT_ONCE * step) {
+        real v[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            const long long at = i + k * step;
+            v[k] = mask[at / BITS] >> (at % BITS) & 1 ? dy[at] : (real)0;
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) dx[i + k * step] = v[k];
+    }
+    for (; i < n; i += step) dx[i] = mask[i / BITS] >> (i % BITS) & 1 ? dy[i] : (real)0;
+}
+
 // average = (average * ratio + value) * momentum
 KERNEL move_average(const real* value, real* average, double ratio, double momentum, long long n) {
     const real* from[] = {average, value};
