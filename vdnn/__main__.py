@@ -11,9 +11,11 @@ import sys
 import click
 
 from vdnn import __version__
+from vdnn.commands.compare import compare
+from vdnn.commands.fit import fit
 from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
-from vdnn.commands.plan import compare, plan
+from vdnn.commands.plan import plan
 from vdnn.commands.train import train
 
 
@@ -25,7 +27,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, train, measure, hardware):
+for command in (plan, compare, fit, train, measure, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ What may share bytes is decided here as well, so that everything later thinks in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vdnn import clock
@@ -14,6 +14,7 @@ from vdnn.aliases import Wish, legal_aliases
 from vdnn.collector import collector_paused
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
 from vdnn.layers.fused import PAIR, Fused, is_split
+from vdnn.micro_batches import check_parts, joined
 from vdnn.network import Network, Node, Role, Tensor
 from vdnn.rewrites import STANDARD, checked, rewritten
 from vdnn.tape import COUNTS, PURPOSES, Op, Tape
@@ -28,13 +29,21 @@ def build(
     *,
     rewrites: str | Iterable[str] = STANDARD,
     count: str = "all",
+    micro_batches: int | Sequence[int] = 1,
+    allow_coupled: bool = False,
 ) -> Tape:
     """The tape of `network` for one purpose, with workspaces as `kernels` declares them.
 
     optimizer   gives the names of its state and its update's workspace; None only for evaluate and gradients.
     rewrites    changes of the tape that change no bit, by name (vdnn.rewrites)
     count       what takes bytes of the arena; see Tape
-    Raises LayerError if the network cannot be trained (no loss; an output that nothing uses), RewriteError.
+    micro_batches  run forward and backward so many times, each on an equal part of the batch (vdnn.micro_batches); or
+                how many samples of it each part has
+    allow_coupled  sub-batches even where a layer, such as batch norm, takes statistics over the samples that are
+                together: then each sub-batch has its own, so that results are not those of the whole batch, and running
+                averages move once for each
+    Raises LayerError if the network cannot be trained (no loss; an output that nothing uses), or not in sub-batches;
+    RewriteError; MicroBatchError if the batch does not come in so many.
     """
     if purpose not in PURPOSES:
         raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
@@ -42,7 +51,11 @@ def build(
         raise ValueError(f"count {count!r} is none of {', '.join(COUNTS)}")
     if purpose == "step" and optimizer is None:
         raise ValueError("a tape with updates needs an optimizer; without one there are 'gradients' and 'evaluate'")
-    return _Builder(network, kernels, optimizer, purpose, checked(rewrites), count).build()
+    names = checked(rewrites)
+    parts = check_parts(network, micro_batches, purpose, allow_coupled)
+    networks = {samples: network.with_batch(samples) for samples in parts}
+    tapes = {n: _Builder(net, kernels, optimizer, purpose, names, count).build() for n, net in networks.items()}
+    return tapes[parts[0]] if len(parts) == 1 else joined([tapes[samples] for samples in parts])
 
 
 class _Builder:

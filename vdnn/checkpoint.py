@@ -112,6 +112,8 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
     if "optimizer" not in options:
         saved["optimizer"] = optimizer_of(about["optimizer"], path)
     settings = {**saved, **options}
+    if settings["micro_batches"] != saved["micro_batches"] and "algorithms" not in options:
+        settings.pop("algorithms", None)  # of ops that there are not any more
     _check_arrays(path, net, optimizers.get(settings["optimizer"]), arrays)
     try:
         trainer = kind(net, **settings)
@@ -245,6 +247,8 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
             "threads": trainer.device.kernels.threads,
             "undo": trainer.undo,
             "rewrites": list(trainer.plan.tape.rewrites),
+            "micro_batches": trainer.micro_batches,
+            "allow_coupled": trainer.allow_coupled,
             "device": {
                 field: getattr(trainer.device.kernels, field) for field in DEVICE_FIELDS[name] if field != "name"
             }

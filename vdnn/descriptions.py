@@ -39,9 +39,11 @@ OPTION_FIELDS: Fields = {
     "threads": (int,),
     "undo": (bool,),
     "rewrites": (list,),
+    "micro_batches": (int,),
+    "allow_coupled": (bool,),
     "device": (dict,),
 }
-HOST = {"name": "host"}
+EARLIER = {"device": {"name": "host"}, "rewrites": list(STANDARD), "micro_batches": 1, "allow_coupled": False}
 DEVICE_FIELDS: Mapping[str, Fields] = {
     "host": {"name": (str,)},
     "cuda": {"name": (str,), "math": (str,), "storage": (str,), "deterministic": (bool,)},
@@ -58,8 +60,8 @@ def check_metadata(path: Path, about: Any) -> None:
     """Raise CheckpointError unless `about` has just the fields that a checkpoint's metadata has, of their types."""
     _check_fields(f"{path}: its metadata", about, FIELDS)
     if isinstance(about["options"], dict):
-        about["options"].setdefault("device", HOST)  # before there were others, nothing was said
-        about["options"].setdefault("rewrites", list(STANDARD))
+        for name, value in EARLIER.items():  # before there were others, nothing was said
+            about["options"].setdefault(name, value)
     _check_fields(f"{path}: options", about["options"], OPTION_FIELDS)
     device = about["options"]["device"]
     if device.get("name") not in DEVICE_FIELDS:

@@ -82,7 +82,7 @@ class BudgetError(PlanError):
         tape, what = self._setting.tape, self._made.policy or "these fates"
         return "\n".join(
             [
-                f"{tape.network}, batch {tape.batch}, does not fit under {what}:",
+                f"{tape.network}, {tape.batch_label}, does not fit under {what}:",
                 f"  needed     {_exact(self.needed_bytes)}",
                 f"  available  {_exact(self.budget_bytes)}",
                 f"  floor      {_exact(self.floor_bytes)}, which no plan can undercut",
@@ -152,26 +152,28 @@ def _largest_batch(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str,
     """The largest batch that fits, 0 if none does; `needed` bytes are what the network's own batch takes.
 
     Memory is nearly a straight line over the batch, so most guesses lie on it; every third is in the middle instead.
+    With sub-batches there are as many in every batch that is tried, so that batches grow by one sample for each.
     """
     if setting.network is None or isinstance(policy, (Mapping, Decisions)):
         return None
     if setting.tape.resident_bytes > setting.budget:
         return 0
-    fits, fits_bytes, too_large, too_many_bytes = 0, setting.tape.resident_bytes, setting.tape.batch, needed
+    unit = setting.tape.micro_batches
+    fits, fits_bytes, too_large, too_many_bytes = 0, setting.tape.resident_bytes, setting.tape.batch // unit, needed
     for turn in count(1):
         span = too_large - fits
         if span <= 1:
             break
         share = (setting.budget - fits_bytes) / (too_many_bytes - fits_bytes) if turn % 3 else 0.5
         batch = fits + min(max(1, int(share * span)), span - 1)
-        other = setting.with_batch(batch)
+        other = setting.with_batch(batch * unit)
         _, decisions = other.decide(policy, _same(algorithms, other))
         found = trials.trial(other.tape, decisions, setting.budget).arena_bytes
         if found <= setting.budget:
             fits, fits_bytes = batch, found
         else:
             too_large, too_many_bytes = batch, found
-    return fits
+    return fits * unit
 
 
 def _same(algorithms: Mapping[str, str], setting: Setting) -> dict[str, str]:
@@ -213,6 +215,8 @@ def least_plan(
     purpose: str = "step",
     cost: Any = None,
     rewrites: str | Iterable[str] | None = None,
+    micro_batches: int = 1,
+    allow_coupled: bool = False,
 ) -> Plan:
     """The smallest plan that is found, with least-workspace algorithms; its arena is the least budget.
 
@@ -220,7 +224,19 @@ def least_plan(
     the last tensors are kept as do not enlarge the arena.  No proof that nothing is smaller: that is `floor_bytes`.
     """
     setting = make_setting(
-        network, None, None, hardware, optimizer, kernels, threads, undo, purpose, cost, rewrites=rewrites
+        network,
+        None,
+        None,
+        hardware,
+        optimizer,
+        kernels,
+        threads,
+        undo,
+        purpose,
+        cost,
+        rewrites=rewrites,
+        micro_batches=micro_batches,
+        allow_coupled=allow_coupled,
     )
     tape = setting.tape
     algorithms = trials.least_workspace(tape, setting.cost)

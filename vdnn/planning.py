@@ -38,6 +38,8 @@ def plan(
     rules: str = "ours",
     count: str = "all",
     rewrites: str | Iterable[str] | None = None,
+    micro_batches: int = 1,
+    allow_coupled: bool = False,
     verify: bool = True,
 ) -> Plan:
     """The plan of one training step, with every byte and every wait decided.
@@ -58,12 +60,30 @@ def plan(
                 "features": of these only the weights of convolutions, as the paper's peaks count
     rewrites    changes of the tape that change no bit: names, "all", "standard", "none", "all-relu_mask" and the like
                 (vdnn.rewrites).  Default: the policy's choice, for nearly all of them the standard ones
-    Raises BudgetError if the budget is too small; it says what would fit.
+    micro_batches  parts of the batch that forward and backward run on one after the other, with one update after all:
+                less memory, equal results but for rounding (vdnn.micro_batches)
+    allow_coupled  parts even where results then differ, since batch norm takes the statistics of each by itself
+    Raises BudgetError if the budget is too small; it says what would fit.  MicroBatchError or LayerError if the batch
+    cannot come in so many parts.
     """
     if rewrites is None and rules == "ours" and isinstance(network, Network):
         rewrites = policies.rewrites_of(policy)
     setting = make_setting(
-        network, batch, budget, hardware, optimizer, kernels, threads, undo, purpose, cost, rules, count, rewrites
+        network,
+        batch,
+        budget,
+        hardware,
+        optimizer,
+        kernels,
+        threads,
+        undo,
+        purpose,
+        cost,
+        rules,
+        count,
+        rewrites,
+        micro_batches,
+        allow_coupled,
     )
     chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
     made = setting.make(policy, chosen)
@@ -91,6 +111,7 @@ def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | No
     return {
         "network": plan.tape.network,
         "batch": plan.tape.batch,
+        "micro_batches": plan.tape.micro_batches,
         "policy": plan.policy,
         "algorithms": name_algorithms(plan, cost),
         "hardware": cost.name,

@@ -10,10 +10,11 @@ from vdnn import planning
 from vdnn.building import build
 from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
-from vdnn.memory.decisions import Decisions
+from vdnn.memory.decisions import Decisions, Value
 from vdnn.memory.device import Device
 from vdnn.memory.plan import Plan
 from vdnn.memory.policy import least
+from vdnn.micro_batches import check_count, parts_of
 from vdnn.network import Network
 from vdnn.optimizers import Optimizer
 from vdnn.tape import Tape
@@ -23,6 +24,9 @@ class Plans:
     """The plans of one trainer.  The step on a full batch is planned by the policy; all others follow its decisions.
 
     The budget covers the largest of them.  A plan is made when it is first asked for.
+
+    With sub-batches no plan has more samples on the device at a time than the full batch's plan: fewer samples come in
+    parts as large as its own, and one with the rest, and evaluation takes no more samples than a part has.
     """
 
     def __init__(
@@ -35,8 +39,13 @@ class Plans:
         optimizer: Optimizer,
         undo: bool,
         rewrites: str | Iterable[str] | None = None,
+        micro_batches: int = 1,
+        allow_coupled: bool = False,
     ) -> None:
+        check_count(micro_batches, net.batch, net.name)
         self.net, self.device, self.optimizer, self.undo = net, device, optimizer, undo
+        self.micro_batches, self.part = micro_batches, net.batch // micro_batches
+        self.allow_coupled = allow_coupled
         self.made: dict[tuple[int, str], Plan] = {}
         self.refused: dict[str, BudgetError] = {}
         self.budget = budget
@@ -44,7 +53,8 @@ class Plans:
         self.made[net.batch, "step"] = self.main
         for purpose in ("evaluate", "gradients"):
             try:
-                self.made[net.batch, purpose] = self._following(net, purpose, self.main)
+                batch = self.largest(purpose)
+                self.made[batch, purpose] = self._following(net.with_batch(batch), purpose, self.main)
             except BudgetError as error:  # raised when it is asked for
                 self.refused[purpose] = error
 
@@ -58,12 +68,17 @@ class Plans:
         """The largest host slab of the plans made so far."""
         return max(self.device.host_bytes_of(plan) for plan in self.made.values())
 
+    def largest(self, purpose: str) -> int:
+        """Most samples that a plan for this purpose takes: N, or in evaluation those of a sub-batch."""
+        return self.part if purpose == "evaluate" else self.net.batch
+
     def get(self, batch: int, purpose: str) -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
-        if not 1 <= batch <= self.net.batch:
-            raise InputError(f"the batch has {batch} samples; this trainer is planned for 1 to {self.net.batch}")
+        most = self.largest(purpose)
+        if not 1 <= batch <= most:
+            raise InputError(f"the batch has {batch} samples; this trainer is planned for 1 to {most}")
         if (batch, purpose) not in self.made:
-            if batch == self.net.batch:
+            if batch == most:
                 raise self.refused[purpose]
             # gradients have the bits of a step, so they follow the step of their own batch
             model = self.get(batch, "step") if purpose == "gradients" else self.main
@@ -82,11 +97,14 @@ class Plans:
             undo=self.undo and purpose == "step",
             purpose=purpose,
             rewrites=rewrites,
+            micro_batches=1 if isinstance(net, Tape) else self.micro_batches,
+            allow_coupled=self.allow_coupled,
         )
 
     def _following(self, net: Network, purpose: str, model: Plan) -> Plan:
         """The first that fits of what is tried; the decisions of `model` first."""
-        tape = build(net, self.device.kernels, self.optimizer, purpose, rewrites=model.tape.rewrites)
+        parts: dict[str, Any] = {"micro_batches": parts_of(net.batch, self.part), "allow_coupled": self.allow_coupled}
+        tape = build(net, self.device.kernels, self.optimizer, purpose, rewrites=model.tape.rewrites, **parts)
         refused: BudgetError | None = None
         for decisions in _tries(tape, model):
             try:
@@ -106,11 +124,13 @@ def _tries(tape: Tape, model: Plan) -> Iterator[Decisions]:
     features = {t.name for t in tape.features}
     given = model.decisions
     fates = {t: fate for t, fate in given.fates.items() if t in features and tape.purpose != "evaluate"}
-    ahead, slack = (
-        count if isinstance(count, int) else {t: n for t, n in count.items() if t in fates}
-        for count in (given.ahead, given.slack)
+
+    def known(value: Value | Mapping[str, Value]) -> Value | Mapping[str, Value]:
+        return {t: v for t, v in value.items() if t in fates} if isinstance(value, Mapping) else value
+
+    alike = replace(
+        given, fates=fates, ahead=known(given.ahead), slack=known(given.slack), returns=known(given.returns)
     )
-    alike = replace(given, fates=fates, ahead=ahead, slack=slack)
     yield replace(alike, algorithms=algorithms)
     yield replace(least(tape), algorithms=algorithms)
     if tape.purpose != "gradients":

@@ -62,7 +62,7 @@ def _title(trace: Trace) -> str:
     tape = trace.plan.tape
     policy = trace.plan.policy or "own decisions"
     step = format_seconds(trace.step_seconds)
-    return f"{tape.network}, batch {tape.batch}, {policy}: {format_bytes(trace.plan.arena_bytes)}, {step} a step"
+    return f"{tape.network}, {tape.batch_label}, {policy}: {format_bytes(trace.plan.arena_bytes)}, {step} a step"
 
 
 def _time_scale(seconds: float) -> tuple[float, str]:

@@ -45,6 +45,7 @@ class Setting:
     budget: int
     undo: bool
     rules: str = "ours"
+    allow_coupled: bool = False
 
     def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
         """The plan under `policy`, whether it fits the budget or not."""
@@ -63,7 +64,9 @@ class Setting:
         """The same for another batch size; only for a network."""
         assert self.network is not None
         network = self.network.with_batch(batch)
-        tape = _build(network, self.kernels, self.optimizer, self.tape.purpose, self.tape.rewrites, self.tape.count)
+        parts = {"micro_batches": self.tape.micro_batches, "allow_coupled": self.allow_coupled}
+        purpose, names, count = self.tape.purpose, self.tape.rewrites, self.tape.count
+        tape = _build(network, self.kernels, self.optimizer, purpose, names, count, **parts)
         return replace(self, network=network, tape=tape)
 
     def with_budget(self, budget: int) -> Setting:
@@ -85,11 +88,14 @@ def make_setting(
     rules: str = "ours",
     count: str = "all",
     rewrites: str | Iterable[str] | None = None,
+    micro_batches: int = 1,
+    allow_coupled: bool = False,
 ) -> Setting:
     """The tape, the cost model and the budget that these arguments of `plan` stand for.
 
     rewrites   of the tape (vdnn.rewrites); None: the standard ones, and under the paper's rules those of the paper
-    Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given.
+    Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given;
+    what vdnn.micro_batches.divided raises for sub-batches that there cannot be.
     """
     if rules not in RULES:
         raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}")
@@ -105,7 +111,8 @@ def make_setting(
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
-        _check_tape(network, optimizer, threads, purpose, count, rules, getattr(kernels, "name", kernels), wanted)
+        named = getattr(kernels, "name", kernels)
+        _check_tape(network, optimizer, threads, purpose, count, rules, named, wanted, micro_batches)
         return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
@@ -122,12 +129,15 @@ def make_setting(
         network = paper(network)
     if wanted is None:
         wanted = PAPER if rules == "paper" else STANDARD
-    tape = _build(network, kernels, optimizer, purpose, wanted, count)
-    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules)
+    parts = {"micro_batches": micro_batches, "allow_coupled": allow_coupled}
+    tape = _build(network, kernels, optimizer, purpose, wanted, count, **parts)
+    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled)
 
 
-def _build(network: Network, kernels: Any, optimizer: Any, purpose: str, rewrites: tuple[str, ...], count: str) -> Tape:
-    return build(network, kernels, optimizer, purpose, rewrites=rewrites, count=count)
+def _build(
+    network: Network, kernels: Any, optimizer: Any, purpose: str, rewrites: tuple[str, ...], count: str, **parts: Any
+) -> Tape:
+    return build(network, kernels, optimizer, purpose, rewrites=rewrites, count=count, **parts)
 
 
 def kernels_named(name: str, threads: int | None = None) -> Any:
@@ -154,6 +164,7 @@ def _check_tape(
     rules: str,
     kernels: str | None,
     rewrites: tuple[str, ...] | None,
+    micro_batches: int,
 ) -> None:
     """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
     if rules != "ours":
@@ -165,6 +176,7 @@ def _check_tape(
         "kernels": (kernels, tape.kernels, kernels is None),
         "threads": (threads, tape.threads, threads is None),
         "rewrites": (rewrites, tape.rewrites, rewrites is None),
+        "micro_batches": (micro_batches, tape.micro_batches, micro_batches == 1),
         "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
     }
     for what, (wanted, built, is_default) in asked.items():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vdnn.memory.decisions import Fate
+from vdnn.micro_batches import without_round
+from vdnn.tape import batch_label
 from vdnn.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -18,9 +20,14 @@ if TYPE_CHECKING:
 RIGHT = frozenset(
     {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
     | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
+    | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
+    | {"copies", "hidden", "reruns", "saves"}
 )
 # Columns that go, in this order, where it is narrow.
-SPARE = ("description", "shape", "returns", "leaves", "host", "average", "peak", "algorithms", "moved", "fits")
+SPARE = (
+    *("description", "shape", "returns", "leaves", "host", "average", "peak", "algorithms", "bound", "moved"),
+    *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
+)
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
@@ -52,7 +59,7 @@ def rows(plan: Plan, trace: Trace | None = None) -> list[Row]:
     for stall in trace.stalls if trace else ():
         waited[stall.cause] = waited.get(stall.cause, 0.0) + stall.seconds
     moves = _moves(plan)
-    saved = [tape.buffer_of[t.name] for t in tape.saved if t.name != "clock" or t.name in waited]
+    saved = [tape.buffer_of[t.name] for t in tape.saved if without_round(t.name) != "clock" or t.name in waited]
     others = [name for name in waited if name and name not in saved]
     out = []
     for buffer in (*saved, *others):
@@ -93,11 +100,12 @@ def plan_table(plan: Plan, trace: Trace | None = None, width: int | None = None)
 
     Leaves and returns are steps of the plan, and with a trace the times at which these start.
     """
-    title = f"{headline(plan)}\n{_note(plan, trace)}"
-    return _render(title, _columns(trace), list(_cells(plan, trace)), width)
+    title = f"{headline(plan)}\n{note(plan, trace)}"
+    return render(title, _columns(trace), list(_cells(plan, trace)), width)
 
 
-def _note(plan: Plan, trace: Trace | None) -> str:
+def note(plan: Plan, trace: Trace | None) -> str:
+    """What the headline leaves out, in a line: with a trace, its times."""
     if trace is None:
         return f"floor {format_bytes(plan.floor_bytes)}, host {format_bytes(plan.host_bytes)}"
     stalls = sum(stall.seconds for stall in trace.stalls)
@@ -124,7 +132,7 @@ def headline(plan: Plan) -> str:
     """The plan in one line."""
     tape = plan.tape
     return (
-        f"{tape.network}, batch {tape.batch}, {plan.policy or 'own decisions'}: "
+        f"{tape.network}, {tape.batch_label}, {plan.policy or 'own decisions'}: "
         f"arena {format_bytes(plan.arena_bytes)}, peak {format_bytes(plan.peak_bytes)}"
     )
 
@@ -162,20 +170,44 @@ FIGURES = {
     "host": ("host_bytes", format_bytes),
     "moved": ("offloaded_bytes", format_bytes),
     "step": ("step_seconds", format_seconds),
+    "bound": ("bound_seconds", lambda seconds: "" if seconds is None else format_seconds(seconds)),
+    "gap": ("gap", lambda gap: "" if gap is None else f"{gap:.1%}"),
+    "median": ("median", lambda ratio: f"x{ratio:.3f}"),
+    "p95": ("p95", lambda ratio: f"x{ratio:.3f}"),
+    "step/oracle": ("ratio", lambda ratio: f"{ratio:.4f}"),
     "of oracle": ("speed", lambda ratio: f"{ratio:.1%}"),
 }
+CERTIFIED, JITTERED = ("bound", "gap"), ("median", "p95")  # columns that are there only where a plan has them
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with what follows from it: how far the step is from the oracle and from the bound."""
+    step, oracle, bound = summary["step_seconds"], summary["oracle_seconds"], summary.get("bound_seconds")
+    jitter = summary.get("jitter") or {}
+    return {
+        **summary,
+        "speed": oracle / step,
+        "ratio": step / oracle,
+        "bound_seconds": bound,
+        "gap": step / bound - 1 if bound and summary["fits"] else None,
+        "median": jitter.get("median_slowdown", 1.0),
+        "p95": jitter.get("p95_slowdown", 1.0),
+    }
 
 
 def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """Plans side by side, from their summaries (vdnn.planning.summary); "of oracle" is oracle / step.
 
+    Where a policy gives a lower bound for the budget, gap is by how much of it the step is longer; under jitter, median
+    and p95 are step / undisturbed step.
     Algorithms and a budget that are the same for all stand in the title.
     """
     if not summaries:
         return ""
     first = summaries[0]
+    samples = batch_label(first["batch"], first["micro_batches"])
     title = (
-        f"{first['network']}, batch {first['batch']}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
+        f"{first['network']}, {samples}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
         f"rules {first['rules']}, kernels {first['kernels']}, counted {first['count']}\n"
         f"floor {format_bytes(first['floor_bytes'])}, oracle {format_seconds(first['oracle_seconds'])}"
     )
@@ -188,12 +220,12 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     for name in ("algorithms", "budget"):
         if len(set(words[name])) == 1:
             title += f", {name} {words.pop(name)[0]}"
-    figures = [
-        [show({**s, "speed": s["oracle_seconds"] / s["step_seconds"]}[key]) for key, show in FIGURES.values()]
-        for s in summaries
-    ]
+    absent = set() if any(s.get("bound_seconds") for s in summaries) else set(CERTIFIED)
+    absent |= set() if any(s.get("jitter") for s in summaries) else set(JITTERED)
+    shown = {name: figure for name, figure in FIGURES.items() if name not in absent}
+    figures = [[show(_figures(s)[key]) for key, show in shown.values()] for s in summaries]
     lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
-    return _render(title, (*words, *FIGURES), lines, width)
+    return render(title, (*words, *shown), lines, width)
 
 
 # ---- hardware
@@ -209,10 +241,10 @@ def hardware_list(table: Mapping[str, Mapping[str, Any]], width: int | None = No
         numbers = [f"{values[0] / 1e12:.3g}", *(f"{value / 1e9:.4g}" for value in values[1:])]
         lines.append([name, *numbers, format_bytes(figures["memory_bytes"]["value"]), figures["description"]])
     title = "published peaks of fp32 arithmetic and memory; attained rates of the link out and back"
-    return _render(title, columns, lines, width)
+    return render(title, columns, lines, width)
 
 
-def _render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
+def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
     """The table as text: with colours on a terminal, and without columns that have no room there."""
     from rich import box
     from rich.console import Console

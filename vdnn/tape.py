@@ -1,7 +1,8 @@
 """Tape: the ops of one training step in order, with the tensors that they read and write.
 
 Forward ops come first, then backward ops in reverse; a sum follows each further gradient of a tensor that several
-layers use, and an update follows each layer's backward.  What may share bytes is decided here as well (`buffers`), so
+layers use, and an update follows each layer's backward.  With sub-batches (vdnn.micro_batches) forward and backward
+take turns, round after round.  What may share bytes is decided here as well (`buffers`), so
 that everything later thinks in buffers only.  A tape is data: it holds names and sizes, no layers and no arrays.
 """
 
@@ -24,6 +25,11 @@ FORWARD_PHASES = ("forward", "evaluate", "update_statistics")
 def granules(nbytes: int) -> int:
     """`nbytes` rounded up to whole granules of 512 bytes."""
     return -(-nbytes // GRANULE) * GRANULE
+
+
+def batch_label(batch: int, micro_batches: int) -> str:
+    """A batch in words: "batch 64", or "batch 64 in 4 parts"."""
+    return f"batch {batch}" + (f" in {micro_batches} parts" if micro_batches > 1 else "")
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -53,6 +59,11 @@ class Op:
     target: str = ""
     kind: str = ""
     launches: int = 1
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether the op belongs to the backward half of its round: its sums and updates do."""
+        return self.phase not in FORWARD_PHASES
 
     @property
     def is_forward(self) -> bool:
@@ -114,6 +125,7 @@ class Tape:
               so each weight once, as in the paper's Fig. 4; "features": convolution weights only, as its peaks count.
               Only a tape that counts all can be run.
     rewrites  which rewrites it was built with, as far as its layers and kernels have use for them (vdnn.rewrites)
+    micro_batches   rounds of forward and backward in which the samples come
     """
 
     network: str
@@ -130,6 +142,12 @@ class Tape:
     results: tuple[str, ...]
     count: str = "all"
     rewrites: tuple[str, ...] = ()
+    micro_batches: int = 1
+
+    @property
+    def batch_label(self) -> str:
+        """The batch in words: "batch 64", or "batch 64 in 4 parts"."""
+        return batch_label(self.batch, self.micro_batches)
 
     @cached_property
     def buffers(self) -> dict[str, Buffer]:
@@ -180,22 +198,35 @@ class Tape:
 
     @cached_property
     def turn(self) -> int:
-        """Place of the first backward op: where forward ends."""
-        return next((i for i, op in enumerate(self.ops) if op.phase not in FORWARD_PHASES), len(self.ops))
+        """Place of the first backward op: where forward, with sub-batches that of the first round, ends."""
+        return self.rounds[0][0].stop
+
+    @cached_property
+    def rounds(self) -> tuple[tuple[range, range], ...]:
+        """(places of the forward ops, places of the backward ops) of each round; one round unless there are
+        sub-batches.
+        """
+        backward = [op.is_backward for op in self.ops]
+        starts = [0, *(i for i in range(1, len(backward)) if backward[i - 1] and not backward[i])]
+        rounds = []
+        for start, stop in zip(starts, [*starts[1:], len(backward)], strict=True):
+            turn = next((i for i in range(start, stop) if backward[i]), stop)
+            rounds.append((range(start, turn), range(turn, stop)))
+        return tuple(rounds)
 
     @cached_property
     def saved(self) -> tuple[Tensor, ...]:
         """What backward reads of what forward wrote or was given: one tensor a buffer, in order of the ops that read it
         last in forward.  These are the tensors whose fate is worth deciding; see also `features`.
         """
-        read = {b for reads in self.reads[self.turn :] for b in reads}
+        read = {b for op, reads in zip(self.ops, self.reads, strict=True) if op.is_backward for b in reads}
         return tuple(t for t in self.features if self.buffer_of[t.name] in read)
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
         """One tensor for every buffer of a feature map or input that forward reads or writes."""
         last: dict[str, int] = {}
-        for i in range(self.turn):
+        for i in (i for forward, _ in self.rounds for i in forward):
             for b in (*self.reads[i], *self.writes[i]):
                 if self.buffers[b].role in (Role.FEATURE, Role.INPUT):
                     last[b] = i

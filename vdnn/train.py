@@ -24,6 +24,7 @@ from vdnn.memory.execute import Pending, begin, interrupt_held
 from vdnn.memory.host import HostDevice
 from vdnn.memory.plan import Plan
 from vdnn.memory.trace import Trace
+from vdnn.micro_batches import in_round, parts_in, summed
 from vdnn.network import Network
 from vdnn.plans import Plans
 from vdnn.units import parse_bytes
@@ -92,10 +93,16 @@ class Trainer:
     rewrites    of the tape, such as "all" or "standard" (vdnn.rewrites); None: the policy's choice.  They change no bit
     deterministic  equal bits from run to run; the host's kernels always give them, so False is refused there.  With
                 "cuda" False also admits algorithms that add up in any order
+    micro_batches  equal parts of the batch that forward and backward run on one after the other, with one update after
+                all: less memory, and the same results but for rounding.  A smaller batch comes in parts of the same
+                size, and one with the rest
+    allow_coupled  parts even if a layer takes statistics over the samples that are together (batch norm), so that
+                results differ: each part has its own, and running averages move once for each
     threads, link_bandwidth   of the host, see HostDevice
     math, storage   of a GPU, see CudaDevice
 
-    Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy.
+    Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy;
+    MicroBatchError or LayerError if the batch cannot come in so many parts.
     """
 
     def __init__(
@@ -111,6 +118,8 @@ class Trainer:
         threads: int | None = None,
         undo: bool = True,
         rewrites: str | Iterable[str] | None = None,
+        micro_batches: int = 1,
+        allow_coupled: bool = False,
         deterministic: bool = True,
         link_bandwidth: float | None = None,
         math: str | None = None,
@@ -119,6 +128,7 @@ class Trainer:
         if not 0 <= seed < 2**53:
             raise ValueError(f"seed={seed} is not in [0, 2**53)")
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
+        self.micro_batches, self.allow_coupled = micro_batches, allow_coupled
         self.optimizer = optimizers.get(optimizer or "momentum")
         on_host = {"threads": threads, "link_bandwidth": link_bandwidth}
         on_gpu = {"math": math, "storage": storage, "deterministic": None if deterministic else False}
@@ -137,7 +147,8 @@ class Trainer:
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
         self.device.limit(self.budget_bytes)
-        self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, rewrites)
+        parts = rewrites, micro_batches, allow_coupled
+        self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, *parts)
         self.plan = self.plans.main
         self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()
@@ -232,7 +243,7 @@ class Trainer:
             try:
                 with self._rescuing(running.plan):
                     self.trace = running.pending.finish()
-                value = float(self.device.read(running.plan, self.net.loss.y.name)[0])
+                value = self._loss_of(running.plan)
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the loss is {value} at step {self.steps_done} (learning rate "
@@ -266,7 +277,8 @@ class Trainer:
             plan = self._feed(images, labels, "gradients")
             loss = self._run(plan)
             layers = {n: n.rsplit(".", 1) for n in self.net.parameters}
-            return loss, {n: self.device.read(plan, f"{layer}.d{own}") for n, (layer, own) in layers.items()}
+            names = {n: summed(f"{layer}.d{own}", plan.tape.micro_batches) for n, (layer, own) in layers.items()}
+            return loss, {n: self.device.read(plan, gradient) for n, gradient in names.items()}
 
     def evaluate(self, images: Array, labels: Array) -> Evaluation:
         """Mean loss and accuracy over any number of samples, by forward-only plans; changes nothing."""
@@ -354,16 +366,18 @@ class Trainer:
         """Check labels and sizes of all the data, and plan for every size of batch that they come in."""
         check_set(images, labels, self.net)
         check_labels(labels, (len(images), *self._labels.shape[1:]), self._labels.dtype, self.net)
-        for size in {min(len(images), self.net.batch), len(images) % self.net.batch} - {0}:
+        most = self.plans.largest(purpose)
+        for size in {min(len(images), most), len(images) % most} - {0}:
             self.plan_for(size, purpose)
 
     def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, Plan]]:
         """Feed the images in batches; (index of the first image, the plan to run) of each once it is fed."""
         images = np.asarray(images)
         check_set(images, images if labels is None else labels, self.net)
-        for first in range(0, len(images), self.net.batch):
-            part = images[first : first + self.net.batch]
-            own = None if labels is None else labels[first : first + self.net.batch]
+        most = self.plans.largest("evaluate")
+        for first in range(0, len(images), most):
+            part = images[first : first + most]
+            own = None if labels is None else labels[first : first + most]
             yield first, self._feed(part, own, "evaluate")
 
     def _feed(self, images: Array, labels: Array | None, purpose: str) -> Plan:
@@ -376,10 +390,25 @@ class Trainer:
         shape = (batch, *wanted.shape[1:])
         labels = np.zeros(shape, wanted.dtype) if labels is None else np.asarray(labels)
         check_labels(labels, shape, wanted.dtype, self.net)
-        self.device.write(plan, "labels", labels.astype(wanted.dtype, copy=False))
-        self.device.write(plan, "input", images)
-        self.device.write(plan, "clock", self._clock())
+        self._write(plan, images, labels.astype(wanted.dtype, copy=False))
         return plan
+
+    def _write(self, plan: Plan, images: Array, labels: Array) -> None:
+        """Put a batch, and the clock, where the rounds of its plan fetch them."""
+        clock, first = self._clock(), 0
+        for number, samples in enumerate(parts_in(plan.tape), start=1):
+            clock[clocks.SAMPLE] = first
+            self.device.write(plan, in_round("labels", number), labels[first : first + samples])
+            self.device.write(plan, in_round("input", number), images[first : first + samples])
+            self.device.write(plan, in_round("clock", number), clock)
+            first += samples
+
+    def _loss_of(self, plan: Plan) -> float:
+        """The loss that a run of the plan gave: the mean over the samples of all its rounds."""
+        name, loss = self.net.loss.y.name, 0.0
+        for number, samples in enumerate(parts_in(plan.tape), start=1):
+            loss += samples / plan.tape.batch * float(self.device.read(plan, in_round(name, number))[0])
+        return loss
 
     def _clock(self) -> Array:
         clock = np.zeros(clocks.SIZE)
@@ -399,7 +428,7 @@ class Trainer:
         self.settle()
         with interrupt_held(), self._rescuing(self.plan):
             self.trace = begin(plan, self.device, self.device.timed).finish()
-        return float(self.device.read(plan, self.net.loss.y.name)[0])
+        return self._loss_of(plan)
 
     # ---- memory, checkpoints
 

@@ -113,6 +113,20 @@ def test_mean_squared_error_of_many_parts_depends_on_no_order():
         assert all(same(a, b) for a, b in zip(squared_error(kernels, shape, "nhwc"), first, strict=True))
 
 
+def test_gradients_of_a_part_are_numpys():
+    p, labels = np.abs(normal((3, 7))), np.array([0, 6, 2])
+    x, wanted = normal((3, 7)), normal((3, 7), seed=1)
+    found = []
+    for kernels in (KERNELS, CUDA):
+        dx, dx_squared = np.empty_like(p), np.empty_like(x)
+        call(kernels, "softmax_cross_entropy_backward", p, labels, dx, 12)
+        call(kernels, "mean_squared_error_backward", x, wanted, dx_squared, 12)
+        found.append((dx, dx_squared))
+    assert found[0][0][1, 0] == pytest.approx(p[1, 0] / 12)
+    assert near(found[1][0], found[0][0])
+    assert same(found[1][1], found[0][1])
+
+
 @few
 @given(st.integers(1, 5), st.integers(2, 9))
 def test_softmax_cross_entropy_passes_the_check(N, K):

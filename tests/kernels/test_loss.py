@@ -53,3 +53,14 @@ def test_mean_squared_error_by_hand():
     KERNELS.mean_squared_error_backward(x, labels, dx)
     assert y[0] == (4 + 9 + 16) / 4
     assert dx.tolist() == [[0, 1], [1.5, 2]]
+
+
+def test_the_gradient_of_a_part_is_that_of_the_mean_over_all_samples():
+    """Of 2 rows among 6, a third of what they have as the whole batch."""
+    p, labels = np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1])
+    dx = np.empty_like(p)
+    KERNELS.softmax_cross_entropy_backward(p, labels, dx, 6)
+    assert dx == pytest.approx(np.array([[-0.75, 0.75], [0.5, -0.5]]) / 6)
+    x, wanted = np.array([[1.0, 2], [3, 4]]), np.array([[1.0, 0], [0, 0]])
+    KERNELS.mean_squared_error_backward(x, wanted, dx, 6)
+    assert dx == pytest.approx(np.array([[0, 4], [6, 8]]) / 12)

@@ -18,6 +18,7 @@ from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan, PlanError
 from vdnn.memory.rules import offload_inputs, under
 from vdnn.memory.verify import verify
+from vdnn.micro_batches import joined
 from vdnn.network import Network, Role
 from vdnn.tape import GRANULE, Tape
 
@@ -245,6 +246,18 @@ def test_verifier_and_oracle_agree_on_mutants_of_plans_by_the_papers_rules(netwo
     verdicts = [agrees(*mutant) for mutant in mutants(plan, random.Random(network), per_kind=8)]
     assert any(verdicts)
     assert not all(verdicts)
+
+
+@PAIRS
+def test_verifier_and_oracle_agree_on_mutants_of_plans_of_two_rounds(network, policy, record_property):
+    one = planned(network, policy).tape
+    tape = joined([one, one])
+    plan = make_plan(tape, resolve(POLICIES[policy](tape), tape, {}), undo=policy == "mix", effort=10_000)
+    assert agrees("the plan itself", plan)
+    safe = [agrees(*mutant) for mutant in mutants(plan, random.Random(f"{network} {policy}"), per_kind=3)]
+    record_property("safe mutants accepted", sum(safe))
+    record_property("unsafe mutants refused", len(safe) - sum(safe))
+    assert not all(safe)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -5,6 +5,7 @@ Exit status: 0 done, and it fits; 1 a failure while running; 2 the command is wr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from vdnn.memory.plan import Plan
     from vdnn.network import Network
+    from vdnn.setting import Setting
 
+PICTURES = (".png", ".svg", ".pdf")
 DOES_NOT_FIT = 3
 INTERRUPTED = 130
 
@@ -34,30 +38,24 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""
+    from vdnn.ladder import FitError
     from vdnn.layers.base import LayerError
     from vdnn.memory.cost import CostError
     from vdnn.memory.decisions import DecisionError
+    from vdnn.memory.jitter import JitterError
     from vdnn.memory.policy import PolicyError
+    from vdnn.micro_batches import MicroBatchError
     from vdnn.plot import PlotError
     from vdnn.rewrites import RewriteError
     from vdnn.setting import SettingError
     from vdnn.units import UnitError
 
+    named = (CostError, DecisionError, FitError, JitterError, LayerError, PolicyError, RewriteError, SettingError)
     try:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
         raise
-    except (
-        CostError,
-        DecisionError,
-        LayerError,
-        OSError,
-        PlotError,
-        PolicyError,
-        RewriteError,
-        SettingError,
-        UnitError,
-    ) as error:
+    except (*named, MicroBatchError, OSError, PlotError, UnitError) as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -69,6 +67,56 @@ def network_named(name: str, batch: int, rules: str = "ours") -> Network:
         return models.get(name, batch=batch, rules=rules)
     except (ImportError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def setting_of(options: dict[str, Any], *policies: str) -> tuple[Setting, dict[str, str]]:
+    """(what the options of a plan stand for, {op: algorithm}); built once, whatever is then planned for it.
+
+    policies   if the options name no rewrites, the tape has all those that one of these is for
+    """
+    from vdnn.memory.policy import rewrites_of
+    from vdnn.setting import choose_algorithms, make_setting
+
+    others = {k: v for k, v in options.items() if k not in ("network", "batch", "algorithms")}
+    if options["rewrites"] is None and options["rules"] == "ours":
+        others["rewrites"] = [name for policy in policies for name in rewrites_of(policy)] or None
+    network = network_named(options["network"], options["batch"], options["rules"])
+    setting = make_setting(network, **others)
+    return setting, choose_algorithms(setting.tape, setting.cost, options["algorithms"])
+
+
+def summary_of(made: Plan, setting: Setting, planning_seconds: float, jitter: float = 0.0) -> dict[str, Any]:
+    """The figures of a plan (vdnn.planning.summary), how long planning took, and how it fares under jitter, if any."""
+    from vdnn.memory.jitter import jittered
+    from vdnn.planning import summary
+
+    figures = {**summary(made, setting.cost, setting.budget), "planning_seconds": round(planning_seconds, 4)}
+    return figures | ({"jitter": jittered(made, setting.cost, jitter).summary()} if jitter else {})
+
+
+def share(text: str) -> float:
+    """The number that a user typed for --jitter, "10%" or "0.1"; or a usage error."""
+    from vdnn.memory.jitter import JitterError
+
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise JitterError(f"--jitter {text}: a share of each duration, such as 10% or 0.1, not {text!r}") from error
+
+
+def ending(option: str, path: str | None, *endings: str) -> None:
+    """Raise a usage error unless there is no such file to write, or its name ends as it must."""
+    if path and os.path.splitext(path)[1].lower() not in endings:
+        raise click.UsageError(f"{option} {path}: its name must end in one of {', '.join(endings)}")
+
+
+def check_writable(path: str) -> None:
+    """Raise OSError if the file cannot be written: before anything is printed, not after; leaves all as it was."""
+    is_new = not os.path.lexists(path)
+    with open(path, "ab"):
+        pass
+    if is_new:
+        os.remove(path)
 
 
 def bandwidth(text: str) -> int:

@@ -1,19 +1,31 @@
-"""`vdnn plan` and `vdnn compare` say what a training step would take, without running it."""
+"""`vdnn plan` says what a training step would take, without running it."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import byte_lines, leave, network_named, usage_errors, with_options
+from vdnn.commands import (
+    PICTURES,
+    byte_lines,
+    check_writable,
+    ending,
+    leave,
+    setting_of,
+    share,
+    summary_of,
+    usage_errors,
+    with_options,
+)
 
 if TYPE_CHECKING:
+    from vdnn.explain import Explanation
+    from vdnn.memory.cost import Cost
     from vdnn.memory.plan import Plan
-    from vdnn.network import Network
+    from vdnn.memory.trace import Trace
 
 setting_options = with_options(
     click.argument("network"),
@@ -50,111 +62,99 @@ setting_options = with_options(
     click.option(
         "--rewrites",
         help="Exact changes of the step: all, standard, none, names, or all-relu_mask and the like.  [default: plan: "
-        "the policy's choice; compare: standard; under --rules paper the paper's]",
+        "the policy's choice; compare: those of any policy; under --rules paper the paper's]",
     ),
+    click.option(
+        "--micro-batches",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Parts of the batch that forward and backward run on, one after the other.",
+    ),
+    click.option("--allow-coupled", is_flag=True, help="Parts even where batch norm then sees each by itself."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
 )
 
 
-PICTURES = (".png", ".svg", ".pdf")
 COUNTED = {
     "all": "everything",
     "weights": "weights once, without gradients and optimizer state",
     "features": "of the weights those of convolutions only",
 }
+BUDGET = "12GiB (2^30), 8GB (10^9), 80% of the memory, floor+25% (of what keeping all takes above it)"
+
+jitter_option = click.option("--jitter", help="Say by how much the step slows if all times vary by so much: 10%.")
 
 
 @click.command(short_help="Say what one training step takes.")
 @setting_options
 @click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function.")
-@click.option("--budget", help="Bytes of the arena: 12GiB (2^30), 8GB (10^9), 80%.  [default: the hardware's memory]")
+@click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]")
 @click.option("--table", is_flag=True, help="Print the fate of every tensor.")
+@click.option("--explain", is_flag=True, help="Print the fate of every tensor, what it costs and saves, and why.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")
 @click.option("--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev.")
-def plan(policy: str, budget: str | None, table: bool, picture: str | None, trace: str | None, **setting: Any) -> None:
+@jitter_option
+def plan(
+    policy: str, budget: str | None, picture: str | None, trace: str | None, jitter: str | None, **options: Any
+) -> None:
     """Say what one training step of NETWORK takes: bytes, and simulated seconds.
 
     NETWORK is a name, such as vgg16, or module:function.
     """
-    as_json = setting.pop("as_json")
+    from vdnn.memory.simulate import simulate
+
+    as_json, table, explain = (options.pop(name) for name in ("as_json", "table", "explain"))
     with usage_errors():
-        if picture and os.path.splitext(picture)[1].lower() not in PICTURES:
-            raise click.UsageError(f"--picture {picture}: its name must end in one of {', '.join(PICTURES)}")
+        ending("--picture", picture, *PICTURES)
         for path in filter(None, (picture, trace)):
-            _check_writable(path)
-        made, summary, message = _planned(_network(setting), policy, budget, setting)
-    click.echo(json.dumps(summary, indent=2) if as_json else _describe(summary))
-    if table or picture or trace:
-        with usage_errors():
-            _show(made, setting["hardware"], summary["budget_bytes"], table and not as_json, picture, trace)
+            check_writable(path)
+        made, cost, summary, message = _planned(policy, budget, share(jitter) if jitter else 0.0, options)
+        explanation = _explained(made, cost) if explain else None
+    rows = {"explanation": explanation.summary()} if explanation else {}
+    click.echo(json.dumps(summary | rows, indent=2) if as_json else _describe(summary))
+    with usage_errors():
+        _show(simulate(made, cost), summary["budget_bytes"], table and not as_json, picture, trace)
+    if explanation and not as_json:
+        click.echo("\n" + explanation.table(), nl=False)
     leave(message)
 
 
-@click.command(short_help="Policies and budgets side by side.")
-@setting_options
-@click.option("--policy", "names", multiple=True, help="A policy; repeat for more.  [default: all by name]")
-@click.option("--budget", "budgets", multiple=True, help="A budget; repeat for more.  [default: the hardware's memory]")
-def compare(names: tuple[str, ...], budgets: tuple[str, ...], as_json: bool, **setting: Any) -> None:
-    """Plan one step of NETWORK under several policies and budgets, side by side.
+def _explained(made: Plan, cost: Cost) -> Explanation:
+    from vdnn.explain import explain
 
-    Where a policy does not fit, its smallest plan is shown.  Exit status 3 if nothing fits.
-    """
-    from vdnn.memory.policy import POLICIES
-
-    if setting["rewrites"] is None and setting["rules"] == "ours":
-        setting["rewrites"] = "standard"  # one tape for all
-    with usage_errors():
-        net = _network(setting)
-        pairs = [(name, budget) for budget in budgets or (None,) for name in names or POLICIES]
-        found = [_planned(net, name, budget, setting, explain=False)[1] for name, budget in pairs]
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        from vdnn.tables import comparison_table
-
-        click.echo(comparison_table(found), nl=False)
-    leave("" if any(summary["fits"] for summary in found) else "nothing fits")
-
-
-def _check_writable(path: str) -> None:
-    """Raise OSError if the file cannot be written: before anything is printed, not after; leaves all as it was."""
-    is_new = not os.path.lexists(path)
-    with open(path, "ab"):
-        pass
-    if is_new:
-        os.remove(path)
-
-
-def _network(setting: dict[str, Any]) -> Network:
-    return network_named(setting.pop("network"), setting.pop("batch"), setting["rules"])
+    return explain(made, cost)
 
 
 def _planned(
-    net: Network, policy: str, budget: str | None, setting: dict[str, Any], explain: bool = True
-) -> tuple[Plan, dict[str, Any], str]:
-    """(plan, its summary, why it does not fit or ""); the smallest plan found if none fits."""
-    from vdnn import planning
-    from vdnn.memory.cost import roofline
+    policy: str, budget: str | None, jitter: float, options: dict[str, Any]
+) -> tuple[Plan, Cost, dict[str, Any], str]:
+    """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
+    from vdnn.budgets import budget_bytes
+    from vdnn.fitting import BudgetError
+    from vdnn.memory.verify import verify
 
-    cost = roofline(setting["hardware"])
-    allowed = planning.budget_bytes(budget, cost)
     start, message = time.perf_counter(), ""
-    try:
-        made = planning.plan(net, policy, budget=allowed, **setting)
-        taken = time.perf_counter() - start
-    except planning.BudgetError as error:
-        taken = time.perf_counter() - start
-        made, message = error.plan, str(error) if explain else "does not fit"
-    return made, {**planning.summary(made, cost, allowed), "planning_seconds": round(taken, 4)}, message
+    setting, algorithms = setting_of(options, policy)
+    setting = setting.with_budget(budget_bytes(budget, setting, algorithms))
+    made = setting.make(policy, algorithms)
+    taken = time.perf_counter() - start
+    if made.arena_bytes > setting.budget:
+        error = BudgetError(setting, policy, algorithms, made)
+        made, message = error.plan, str(error)
+    verify(made)
+    return made, setting.cost, summary_of(made, setting, taken, jitter), message
 
 
 def _describe(summary: dict[str, Any]) -> str:
     from vdnn.rewrites import title
+    from vdnn.tape import batch_label
     from vdnn.units import format_seconds
 
+    batch = batch_label(summary["batch"], summary["micro_batches"])
     fits = "fits" if summary["fits"] else "does not fit"
     lines = [
-        f"{summary['network']}, batch {summary['batch']}, {summary['optimizer']}, on {summary['hardware']}",
+        f"{summary['network']}, {batch}, {summary['optimizer']}, on {summary['hardware']}",
         f"{summary['policy']} with algorithms {summary['algorithms']}: {fits}",
         f"times {summary['time']}; kernels {summary['kernels']}, threads {summary['threads']}",
         f"rules {summary['rules']}; counted: {COUNTED[summary['count']]}",
@@ -166,19 +166,24 @@ def _describe(summary: dict[str, Any]) -> str:
     lines += [
         f"{key:<16}{format_seconds(summary[f'{key}_seconds']):>10}" for key in ("step", "oracle", "stall", "planning")
     ]
-    lines += [f"{'copies hidden':<16}{summary['hidden_copy_fraction']:>10.1%}", "", "at the peak"]
+    lines += [f"{'copies hidden':<16}{summary['hidden_copy_fraction']:>10.1%}", *_slowed(summary), "", "at the peak"]
     return "\n".join(lines + byte_lines(summary["breakdown"]))
 
 
-def _show(made: Plan, hardware: str, budget: int, table: bool, picture: str | None, trace: str | None) -> None:
-    from vdnn.memory.cost import roofline
-    from vdnn.memory.simulate import simulate
+def _slowed(summary: dict[str, Any]) -> list[str]:
+    """How much the step slows where times vary; nothing if that was not asked for."""
+    jitter = summary.get("jitter")
+    if not jitter:
+        return []
+    ratios = [f"{name} {jitter[name + '_slowdown']:.3f}" for name in ("median", "p95", "worst")]
+    return [f"{'times slower':<16}{', '.join(ratios)}, simulated, if times vary by {jitter['jitter']:.0%}"]
 
-    simulated = simulate(made, roofline(hardware))
+
+def _show(simulated: Trace, budget: int, table: bool, picture: str | None, trace: str | None) -> None:
     if table:
         from vdnn.tables import plan_table
 
-        click.echo("\n" + plan_table(made, simulated), nl=False)
+        click.echo("\n" + plan_table(simulated.plan, simulated), nl=False)
     if picture:
         from vdnn.plot import memory_picture
 

@@ -18,6 +18,7 @@ from vdnn.layers.base import Array
 from vdnn.memory.trace import Trace
 from vdnn.planning import summary
 from vdnn.progress import progress_bar
+from vdnn.tape import batch_label
 from vdnn.units import format_seconds
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ def report(figures: dict[str, Any]) -> str:
     accuracy = figures["test_accuracy"]
     tested = [] if accuracy is None else [f"{accuracy:.1%} of the test images right"]
     where = "this machine" if figures["hardware"] == "host" else figures["hardware"]
+    batch = batch_label(figures["batch"], figures["micro_batches"])
     lines = [
         "",
-        f"{figures['network']}, batch {figures['batch']}, {figures['optimizer']}, on {where}",
+        f"{figures['network']}, {batch}, {figures['optimizer']}, on {where}",
         f"{figures['policy']} with algorithms {figures['algorithms']}",
         f"steps {figures['steps']}, threads {figures['threads']}, times measured",
         *tested,

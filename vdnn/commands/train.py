@@ -46,6 +46,12 @@ options = with_options(
         "--math", type=click.Choice(["fp32", "tf32"]), help="On a GPU: its tensor cores or not.  [default: fp32]"
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation."),
+    click.option(
+        "--micro-batches", type=click.IntRange(min=1), help="Parts of the batch, one after the other.  [default: 1]"
+    ),
+    click.option(
+        "--allow-coupled", is_flag=True, default=None, help="Parts even where batch norm then sees each by itself."
+    ),
     click.option("--link-bandwidth", help="Slow copies down to so much a second each way: 2GB, 500MiB."),
     click.option(
         "--data",
@@ -163,7 +169,7 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         if not math.isfinite(given["learning_rate"]):
             raise click.UsageError(f"--learning-rate {given['learning_rate']} is no number")
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
-    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads")
+    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads", "micro_batches", "allow_coupled")
     arguments = {name: given[name] for name in named if given[name] is not None}
     if given["device"] is not None:
         arguments["device"] = given["device"]

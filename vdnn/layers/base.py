@@ -94,7 +94,7 @@ def _signature(function: Callable[..., None]) -> tuple[tuple[str, bool, bool], .
 
 
 DEFAULT = (Algorithm("default", 0),)
-SERVICES = frozenset({"xp", "kernels", "algorithm", "workspace", "clock"})
+SERVICES = frozenset({"xp", "kernels", "algorithm", "workspace", "clock", "samples"})
 FORWARD = ("forward", "evaluate")
 BACKWARD = ("backward", "backward_weights", "backward_data")
 PHASES = (*FORWARD, "update_statistics", *BACKWARD)
@@ -113,6 +113,7 @@ class Layer:
     `xp`                  numpy or cupy                     `kernels`   the kernel set
     `algorithm`           name chosen by the plan           `workspace` its scratch: uint8 array, None if 0 bytes
     `clock`               what changes from step to step (see vdnn.clock)
+    `samples`             how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
     ====================  ======================================================================================
 
     On a GPU a step is recorded as a graph and replayed, so that a method may be called once for many steps: what
@@ -121,13 +122,16 @@ class Layer:
     A name with the default None is passed only if `shapes` declares it (`b=None`).  Optional methods: `evaluate`
     (forward-only plans; default `forward`) and `update_statistics` (an op of its own, so that a rerun of forward in
     the middle of backward changes nothing).  `inplace` declares legal aliases, such as {"y": "x", "dx": "dy"};
-    `passes_gradient` says that every dx equals dy, so that no backward op is needed at all (Add).
+    `passes_gradient` says that every dx equals dy, so that no backward op is needed at all (Add); `couples_samples`
+    that in training y of one sample depends on which others are with it (batch norm), so that parts of a batch do not
+    give what the batch would.  A loss, which divides by the number of samples, takes `samples` for it in backward.
     """
 
     name: str = ""
     kind: ClassVar[str] = "layer"  # layers without a name are numbered by kind: conv1, conv2, relu1
     inplace: ClassVar[Mapping[str, str]] = {}
     passes_gradient: ClassVar[bool] = False
+    couples_samples: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
     inputs: ClassVar[int | None] = 1  # None: two or more
 

@@ -238,6 +238,7 @@ class _Trial:
             "kernels": self.kernels,
             "algorithm": algorithm.name,
             "workspace": memory.array("workspace", (size,), "uint8") if size else None,
+            "samples": self.shapes[0][0],
         }
         needs = self.layer.needs(phase, len(self.shapes))
         arguments = {n: services.get(n, offered.get(n)) for n in needs if n in services or n in offered}

@@ -1,4 +1,7 @@
-"""Losses: the mean over the batch, y: (1,), compared with `labels`.  Their gradient starts the backward pass."""
+"""Losses: the mean over the samples at hand, y: (1,), compared with `labels`.
+
+Their gradient, which starts the backward pass, is that of the mean over all `samples` of the step.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,10 @@ class SoftmaxCrossEntropy(Layer):
         """Write p and y."""
         kernels.softmax_cross_entropy(x, labels, p, y, workspace)
 
-    def backward(self, kernels: Any, p: Array, labels: Array, dx: Array) -> None:
+    def backward(self, kernels: Any, samples: int, p: Array, labels: Array, dx: Array) -> None:
         """Write dx."""
-        # dx = (p - one_hot(labels)) / N
-        kernels.softmax_cross_entropy_backward(p, labels, dx)
+        # dx = (p - one_hot(labels)) / samples
+        kernels.softmax_cross_entropy_backward(p, labels, dx, samples)
 
 
 class MeanSquaredError(Layer):
@@ -71,7 +74,7 @@ class MeanSquaredError(Layer):
         """Write y."""
         kernels.mean_squared_error(x, labels, y, workspace)
 
-    def backward(self, kernels: Any, x: Array, labels: Array, dx: Array) -> None:
+    def backward(self, kernels: Any, samples: int, x: Array, labels: Array, dx: Array) -> None:
         """Write dx."""
-        # dx = 2 * (x - labels) / number of elements
-        kernels.mean_squared_error_backward(x, labels, dx)
+        # dx = 2 * (x - labels) / number of elements of all samples
+        kernels.mean_squared_error_backward(x, labels, dx, samples)

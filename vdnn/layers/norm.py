@@ -18,6 +18,7 @@ class BatchNorm2d(Layer):
 
     kind = "bn"
     inplace = {"dx": "dy"}
+    couples_samples = True
 
     def __init__(self, eps: float = 1e-5, momentum: float = 0.1, name: str = "") -> None:
         self.eps, self.momentum, self.name = float(eps), float(momentum), name

@@ -87,7 +87,7 @@ class Bound:
         if nbytes:
             workspace = device.scratch(self._at[workspace_of(op.name)], nbytes)
             self._note(i, workspace, False, True)
-        return call_of(op, arrays, step.algorithm, workspace, device)
+        return call_of(op, arrays, step.algorithm, workspace, tape.batch, device)
 
     def _copy(self, i: int, step: Step) -> Callable[[], Any]:
         plan, device = self.plan, self.device
@@ -153,8 +153,10 @@ def _input_places(plan: Plan, slots: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def call_of(op: Op, arrays: Mapping[str, Array], algorithm: str, workspace: Array, device: Device) -> Callable[[], Any]:
-    """The op as a call without arguments."""
+def call_of(
+    op: Op, arrays: Mapping[str, Array], algorithm: str, workspace: Array, samples: int, device: Device
+) -> Callable[[], Any]:
+    """The op as a call without arguments; `samples` are those of the whole step."""
     kernels = device.kernels
     if op.phase == "sum":
         return partial(kernels.add, **arrays)
@@ -163,7 +165,8 @@ def call_of(op: Op, arrays: Mapping[str, Array], algorithm: str, workspace: Arra
             raise PlanError(f"{op.name} needs an optimizer, and the device was made without one")
         return partial(device.optimizer.update, kernels=kernels, workspace=workspace, **arrays)
     layer = as_on_tape(device.network[op.layer].layer, op.arguments)
-    services = {"xp": kernels.xp, "kernels": kernels, "algorithm": algorithm, "workspace": workspace}
+    services: dict[str, Any] = {"xp": kernels.xp, "kernels": kernels, "algorithm": algorithm, "workspace": workspace}
+    services["samples"] = samples
     inputs = len(device.network[op.layer].inputs)
     if op.phase == "backward" and is_split(layer):
         whole = Fused(layer)

@@ -8,6 +8,7 @@ from math import isqrt
 
 from vdnn.memory.decisions import DROP, KEEP, Decisions, Fate, resolve
 from vdnn.memory.trial import sketch
+from vdnn.micro_batches import without_round
 from vdnn.network import Role
 from vdnn.tape import Tape
 
@@ -21,7 +22,8 @@ def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
     one is taken whose plan has the lowest peak.  One segment is `keep_all`, so that no network needs more than that.
     """
     cuts = _cuts(tape)
-    counts = list(_counts(len(cuts) + 1))
+    most = 1 + max(map(len, cuts))
+    counts = list(_counts(most))
     peaks: dict[int, int] = {}  # by place in counts
 
     def try_all(places: Iterable[int]) -> int:
@@ -33,7 +35,7 @@ def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
 
     # few segments keep little and rerun much at a time, many the other way round: some about the root, then about the
     # best of these; their number does not grow with the depth
-    root = isqrt(len(cuts) + 1)
+    root = isqrt(most)
     best = try_all({0, *(min(bisect_left(counts, root * n // 4), len(counts) - 1) for n in (1, 2, 4, 8, 16))})
     best = try_all(range(max(0, best - 2), min(len(counts), best + 3)))
     return Decisions(_segment_fates(tape, cuts, counts[best]))
@@ -48,18 +50,23 @@ def _counts(most: int) -> Iterator[int]:
         count = max(count + 1, count * 5 // 4)
 
 
-def _cuts(tape: Tape) -> list[tuple[int, str]]:
-    """(place of an op, the only feature map that later forward ops read of what was written up to it), in order."""
+def _cuts(tape: Tape) -> list[list[tuple[int, str]]]:
+    """The cuts of each round."""
+    return [_round_cuts(tape, forward) for forward, _ in tape.rounds]
+
+
+def _round_cuts(tape: Tape, forward: range) -> list[tuple[int, str]]:
+    """(place of an op, the only feature map that later ops of `forward` read of what it and earlier ones wrote)."""
     last_read: dict[str, int] = {}
     last_written: dict[str, int] = {}
-    for i in range(tape.turn):
+    for i in forward:
         last_read |= dict.fromkeys(tape.reads[i], i)
         last_written |= dict.fromkeys(tape.writes[i], i)
-    inputs = (b for b in last_read if tape.buffers[b].role is Role.INPUT and b.startswith("input"))
+    inputs = (b for b in last_read if without_round(b) == "input")
     inputs_read = max((last_read[b] for b in inputs), default=-1)
     crossing: set[str] = set()
     cuts = []
-    for i in range(tape.turn):
+    for i in forward:
         crossing |= {b for b in tape.writes[i] if tape.buffers[b].role is Role.FEATURE}
         crossing = {b for b in crossing if last_read.get(b, -1) > i}
         if len(crossing) == 1 and i >= inputs_read:
@@ -69,17 +76,25 @@ def _cuts(tape: Tape) -> list[tuple[int, str]]:
     return list({b: (i, b) for i, b in reversed(cuts)}.values())[::-1]
 
 
-def _segment_fates(tape: Tape, cuts: list[tuple[int, str]], segments: int) -> dict[str, Fate]:
-    """Fates that keep `segments` - 1 of the cuts and what lies behind the last of them, and drop the rest."""
-    sizes = [0] * tape.turn
-    for t in tape.saved:
-        if t.role is Role.FEATURE:
-            b = tape.buffer_of[t.name]
-            sizes[tape.makers[b][0]] += tape.buffers[b].nbytes
-    total, so_far, at = sum(sizes), 0, 0
+def _segment_fates(tape: Tape, cuts: list[list[tuple[int, str]]], segments: int) -> dict[str, Fate]:
+    """Fates that in each round keep `segments` - 1 of its cuts and what lies behind the last, and drop the rest."""
+    fates: dict[str, Fate] = {}
+    for (forward, _), own in zip(tape.rounds, cuts, strict=True):
+        fates |= _round_fates(tape, forward, own, segments)
+    return fates
+
+
+def _round_fates(tape: Tape, forward: range, cuts: list[tuple[int, str]], segments: int) -> dict[str, Fate]:
+    """Those of one round."""
+    buffers = (tape.buffer_of[t.name] for t in tape.saved if t.role is Role.FEATURE)
+    saved = [b for b in buffers if tape.makers[b][0] in forward]
+    sizes = dict.fromkeys(forward, 0)
+    for b in saved:
+        sizes[tape.makers[b][0]] += tape.buffers[b].nbytes
+    total, so_far, at = sum(sizes.values()), 0, forward.start
     chosen: list[tuple[int, str]] = []
     for i, b in cuts:
-        so_far += sum(sizes[at : i + 1])
+        so_far += sum(sizes[k] for k in range(at, i + 1))
         at = i + 1
         if len(chosen) < segments - 1 and so_far * segments >= total * (len(chosen) + 1):
             chosen.append((i, b))
@@ -88,8 +103,7 @@ def _segment_fates(tape: Tape, cuts: list[tuple[int, str]], segments: int) -> di
     kept = {b for _, b in chosen}
     end = chosen[-1][0]
     fates: dict[str, Fate] = dict.fromkeys(kept, KEEP)
-    for t in tape.saved:
-        b = tape.buffer_of[t.name]
-        if t.role is Role.FEATURE and b not in kept:
+    for b in saved:
+        if b not in kept:
             fates[b] = DROP if tape.makers[b][0] <= end else KEEP
     return fates

@@ -16,7 +16,7 @@ MICRO = 1e6  # times in these files are microseconds
 def chrome_trace(trace: Trace) -> str:
     """JSON with a thread per stream, an arrow from each copy to the op that waits for it, and live bytes by role."""
     plan = trace.plan
-    name = f"{plan.tape.network}, batch {plan.tape.batch}, {plan.policy or 'own decisions'} ({trace.kind})"
+    name = f"{plan.tape.network}, {plan.tape.batch_label}, {plan.policy or 'own decisions'} ({trace.kind})"
     out: list[dict[str, Any]] = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": name}}]
     for thread, stream in enumerate(STREAMS):
         out.append({"ph": "M", "pid": 1, "tid": thread, "name": "thread_name", "args": {"name": stream}})

@@ -106,7 +106,8 @@ class DeviceCost:
         return self.rates.copy_seconds(nbytes, kind)
 
 
-RECORDED = ("network", "batch", "kernels", "threads")  # facts that must be those of a tape, where they are known
+# Facts that must be those of a tape, where they are known
+RECORDED = ("network", "batch", "micro_batches", "kernels", "threads")
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,10 @@ class Measured:
 
     def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
         """The measured time.  Raises CostError naming every op of the tape that has none, or what the times are of."""
+        about = {"micro_batches": 1, **self.about} if "batch" in self.about else self.about
         for fact in RECORDED:
-            if self.about.get(fact, getattr(tape, fact)) != getattr(tape, fact):
-                raise CostError(
-                    f"{self.name}: recorded for {fact} {self.about[fact]}, and asked for {getattr(tape, fact)}"
-                )
+            if about.get(fact, getattr(tape, fact)) != getattr(tape, fact):
+                raise CostError(f"{self.name}: recorded for {fact} {about[fact]}, and asked for {getattr(tape, fact)}")
         found = self.seconds.get(f"{op.name} by {algorithm}", self.seconds.get(op.name))
         if found is None:
             timed = {key.partition(" by ")[0] for key in self.seconds}

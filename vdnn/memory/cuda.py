@@ -23,6 +23,7 @@ from vdnn.memory.cost import Cost, DeviceCost
 from vdnn.memory.cuda_run import CudaRun, Schedule
 from vdnn.memory.device import INPUTS, Device, DeviceError
 from vdnn.memory.plan import STREAMS, Plan, Step
+from vdnn.micro_batches import without_round
 from vdnn.network import Network, Tensor
 from vdnn.units import format_bytes
 
@@ -202,7 +203,7 @@ class CudaDevice(Device):
         running = self.running
         if running is not None and running.plan is not plan:
             self.finish()
-        elif running is not None and name in INPUTS and self.slot == running.slot:
+        elif running is not None and without_round(name) in INPUTS and self.slot == running.slot:
             self.slot = 1 - running.slot
         super().write(plan, name, value)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
+from vdnn.memory.layout import EFFORT
 from vdnn.network import Role, Tensor
 from vdnn.tape import Tape, near
+
+Value = TypeVar("Value", int, str)
 
 
 class Fate(StrEnum):
@@ -19,9 +22,9 @@ class Fate(StrEnum):
     DROP = "drop"  # is forgotten; if backward reads it, its forward op runs again
 
 
+RETURNS = ("once", "each")
 CHOICES: Mapping[str, tuple[Any, Any]] = {
     "lifetimes": ("sliding", "network"),
-    "returns": ("once", "each"),
     "sync": ("bytes", "layer"),
     "streams": (2, 1),
     "inputs": ("fetched", "copied"),
@@ -48,7 +51,8 @@ class Decisions:
     slack       how many ops after its last forward use the source of an offload is freed (the free waits for the copy
                 in any case); one number, or {tensor: number}
     returns     "once": an offloaded tensor comes back once and stays until its last use; "each": it leaves again
-                between backward uses that have other ops between them, since the host still has its copy
+                between backward uses that have other ops between them, since the host still has its copy; one for all,
+                or {tensor: "each"} for some
     sync        "bytes": a step waits for those that touch the same bytes, no more; "layer": the paper's rule as well
                 (section III-B): what copied beside an op is waited for before the next op and the next copy
     streams     2: offloads and prefetches each have a stream of their own; 1: they share one, the paper's
@@ -57,17 +61,21 @@ class Decisions:
                 like any other tensor (the paper offloads the images, too)
     lifetimes   "sliding": only what is needed is on the device (paper, section III-A); "network": everything is
                 allocated for the whole step, gradient maps and workspaces in shared slots (the paper's baseline, IV-A)
+    effort      how hard a tight layout is searched for (vdnn.memory.layout); 0: the first ones
+    within      bytes: the first layout with an arena of at most these is taken, even if a tighter one could be found
     """
 
     fates: Mapping[Any, Fate] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)
     ahead: int | Mapping[str, int] = 1
     slack: int | Mapping[str, int] = 0
-    returns: str = "once"
+    returns: str | Mapping[str, str] = "once"
     sync: str = "bytes"
     streams: int = 2
     inputs: str = "fetched"
     lifetimes: str = "sliding"
+    effort: int = EFFORT
+    within: int = 0
 
     @property
     def prefetch_stream(self) -> str:
@@ -77,6 +85,11 @@ class Decisions:
     def ahead_of(self, buffer: str) -> int:
         """How many ops early the prefetch of this buffer may start."""
         return self.ahead if isinstance(self.ahead, int) else self.ahead.get(buffer, 1)
+
+    def comes_back_for_each(self, buffer: str) -> bool:
+        """Whether this buffer, offloaded, leaves again between its backward uses."""
+        returns = self.returns if isinstance(self.returns, str) else self.returns.get(buffer, "once")
+        return returns == "each"
 
     def slack_of(self, buffer: str) -> int:
         """How many ops late the source of this buffer's offload is freed."""
@@ -100,6 +113,10 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
         if getattr(decisions, field_name) not in values or isinstance(getattr(decisions, field_name), bool):
             one, other = map(repr, values)
             raise DecisionError(f"{field_name} {getattr(decisions, field_name)!r} is neither {one} nor {other}")
+    given = decisions.returns.values() if isinstance(decisions.returns, Mapping) else [decisions.returns]
+    for value in given:
+        if value not in RETURNS:
+            raise DecisionError(f"returns {value!r} is neither 'once' nor 'each'")
     for what in ("fates", "algorithms"):
         if not isinstance(getattr(decisions, what), Mapping):
             raise DecisionError(f"{what} is a mapping, not {getattr(decisions, what)!r:.80}")
@@ -118,7 +135,10 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
         fates=_fates(decisions.fates, tape),
         algorithms=chosen,
         ahead=_counts("ahead", decisions.ahead, tape),
+        effort=_count("effort", decisions.effort, "lifetimes"),
+        within=_count("within", decisions.within, "bytes"),
         slack=_counts("slack", decisions.slack, tape),
+        returns=_by_buffer(decisions.returns, tape),
     )
 
 
@@ -165,8 +185,19 @@ def _check_fate(buffer: str, fate: Fate, tape: Tape) -> None:
 def _counts(what: str, given: int | Mapping[str, int], tape: Tape) -> int | dict[str, int]:
     items = given if isinstance(given, Mapping) else {"": given}
     for value in items.values():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DecisionError(f"{what} counts ops, so it is an integer of at least 0, not {value!r}")
+        _count(what, value)
+    return _by_buffer(given, tape)
+
+
+def _count(what: str, value: Any, unit: str = "ops") -> int:
+    """The value.  Raises DecisionError if it counts nothing."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise DecisionError(f"{what} counts {unit}, so it is an integer of at least 0, not {value!r}")
+    return value
+
+
+def _by_buffer(given: Value | Mapping[str, Value], tape: Tape) -> Value | dict[str, Value]:
+    """One value for all as it is, or {buffer: value} from {tensor: value}."""
     if not isinstance(given, Mapping):
         return given
     return {tape.buffer_of[_known(k, tape).name]: v for k, v in given.items()}

@@ -19,6 +19,7 @@ from vdnn.memory.cost import Cost
 from vdnn.memory.measure import measured_peak
 from vdnn.memory.plan import Plan, Step
 from vdnn.memory.verify import SAFE, verify
+from vdnn.micro_batches import without_round
 from vdnn.network import Network, Role, Tensor
 
 INPUTS = ("input", "labels", "clock")
@@ -224,7 +225,7 @@ class Device(ABC):
         is_resident = name in bound.resident
         view = bound.resident[name] if is_resident else bound.inputs[self.slot].get(name)
         if view is None:
-            if name in INPUTS:
+            if without_round(name) in INPUTS:
                 return  # this plan does not read it
             raise KeyError(f"{name!r} is no weight, state, statistic or input of {plan.tape.network}")
         if np.shape(value) != view.shape:

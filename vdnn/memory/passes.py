@@ -12,12 +12,13 @@ Between passes a step is on its stream and in plan order; nothing else is decide
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
 from vdnn.collector import collector_paused
 from vdnn.memory.decisions import Decisions, Fate
-from vdnn.memory.layout import EFFORT
+from vdnn.memory.network_wide import network_wide
 from vdnn.memory.order import order
 from vdnn.memory.place import RESIDENT, place
 from vdnn.memory.plan import Plan, Step, workspace_of
@@ -25,17 +26,19 @@ from vdnn.network import Role
 from vdnn.tape import Tape
 
 
-def make_plan(tape: Tape, decisions: Decisions, *, undo: bool = False, policy: str = "", effort: int = EFFORT) -> Plan:
+def make_plan(
+    tape: Tape, decisions: Decisions, *, undo: bool = False, policy: str = "", effort: int | None = None
+) -> Plan:
     """The plan of `tape` under `decisions` (resolved: every fate and algorithm named).
 
     undo    copy every weight, state and statistic to the host before it is updated, so that a failure can be undone
-    effort  how hard `place` searches for a tight layout
+    effort  in place of that of the decisions
     """
     with collector_paused():
         steps = rerun_dropped(tape, decisions)
         steps = copy_offloaded(steps, tape, decisions, undo)
         steps = allocate(steps, tape, decisions)
-        plan = place(Plan(tape, decisions, tuple(steps), 0, 0, policy), effort)
+        plan = place(Plan(tape, decisions, tuple(steps), 0, 0, policy), decisions.effort if effort is None else effort)
         return replace(plan, steps=tuple(order(plan)))
 
 
@@ -55,7 +58,7 @@ def rerun_dropped(tape: Tape, decisions: Decisions) -> list[Step]:
         steps.append(Step("compute", name, algorithm=decisions.algorithms[name]))
 
     for i in range(len(tape.ops)):
-        if i >= tape.turn:
+        if tape.ops[i].is_backward:
             for buffer in tape.reads[i]:
                 for j in _bring_back(buffer, tape, absent):
                     run(j)
@@ -71,7 +74,7 @@ def _bring_back(buffer: str, tape: Tape, absent: set[str]) -> list[int]:
         wanted, inputs_done = pending.pop()
         if wanted not in absent:
             continue
-        ops = _makers(wanted, tape)
+        ops = makers_of(wanted, tape)
         made = {b for j in ops for b in tape.writes[j]}
         if inputs_done:
             order += ops
@@ -86,7 +89,7 @@ def _bring_back(buffer: str, tape: Tape, absent: set[str]) -> list[int]:
     return order
 
 
-def _makers(buffer: str, tape: Tape) -> list[int]:
+def makers_of(buffer: str, tape: Tape) -> list[int]:
     """Places of the forward ops that make `buffer`, and of those that made, in place before them, what they change.
 
     Ops that change the same bytes later stay out: their weights may have been updated already.
@@ -110,14 +113,21 @@ def copy_offloaded(steps: list[Step], tape: Tape, decisions: Decisions, undo: bo
     """
     before: dict[int, list[Step]] = {}
     after: dict[int, list[Step]] = {}
+    in_backward = _in_backward(steps, tape)
     back_stream = decisions.prefetch_stream
+    uses: dict[int, dict[str, int]] = {}  # {place: {buffer that is prefetched there: place of the use}}
+
+    def fetch(buffer: str, place: int, use: int) -> None:
+        before.setdefault(place, []).append(Step("prefetch", buffer, back_stream))
+        uses.setdefault(place, {})[buffer] = use
+
     for buffer, places in _uses(steps, tape).items():
         fate = decisions.fates.get(buffer)
         ahead = decisions.ahead_of(buffer)
         is_input = tape.buffers[buffer].role is Role.INPUT
         if is_input:
-            before.setdefault(max(0, places[0][0] - ahead), []).append(Step("prefetch", buffer, back_stream))
-        back = next((k for k, (i, _) in enumerate(places) if i >= tape.turn), len(places))
+            fetch(buffer, max(0, places[0][0] - ahead), places[0][0])
+        back = next((k for k, (i, _) in enumerate(places) if in_backward[i]), len(places))
         if fate is not Fate.OFFLOAD or back in (0, len(places)) or places[back][1] == "make":
             continue  # backward reads it never, or has it made again
         leave, how = places[back - 1]
@@ -125,8 +135,10 @@ def copy_offloaded(steps: list[Step], tape: Tape, decisions: Decisions, undo: bo
             # a copy only reads, so it may run beside the op that reads last, but not beside one that writes
             where = before if how == "read" else after
             where.setdefault(leave, []).append(Step("offload", buffer, "offload"))
-        for after_use, use in _returns(places[back - 1 :], decisions.returns == "each"):
-            before.setdefault(max(after_use + 1, use - ahead), []).append(Step("prefetch", buffer, back_stream))
+        for after_use, use in _returns(places[back - 1 :], decisions.comes_back_for_each(buffer)):
+            fetch(buffer, max(after_use + 1, use - ahead), use)
+    for start, fetched in uses.items():
+        _by_use(before[start], fetched)
     _copy_results(steps, tape, after)
     if undo:
         _copy_undo(steps, tape, before)
@@ -134,6 +146,23 @@ def copy_offloaded(steps: list[Step], tape: Tape, decisions: Decisions, undo: bo
     for i, step in enumerate(steps):
         out += [*before.get(i, ()), step, *after.get(i, ())]
     return out
+
+
+def _in_backward(steps: list[Step], tape: Tape) -> list[bool]:
+    """Whether each step is in the backward half of its round, as what is run again is."""
+    done: set[str] = set()
+    halves = []
+    for step in steps:
+        halves.append(step.name in done or tape.ops[tape.index[step.name]].is_backward)
+        done.add(step.name)
+    return halves
+
+
+def _by_use(copies: list[Step], uses: Mapping[str, int]) -> None:
+    """Put the prefetches among the copies at one place into the order of their uses."""
+    slots = [k for k, step in enumerate(copies) if step.kind == "prefetch"]
+    for k, step in zip(slots, sorted((copies[k] for k in slots), key=lambda step: uses[step.name]), strict=True):
+        copies[k] = step
 
 
 def _returns(places: list[tuple[int, str]], each: bool) -> list[tuple[int, int]]:
@@ -174,10 +203,11 @@ def _copy_results(steps: list[Step], tape: Tape, after: dict[int, list[Step]]) -
 
 
 def _copy_undo(steps: list[Step], tape: Tape, before: dict[int, list[Step]]) -> None:
-    """What is overwritten for good is copied first, at the update that overwrites it."""
-    resident = {b for b in tape.resident if tape.buffers[b].is_counted}
+    """What is overwritten for good is copied first, at the first update that overwrites it."""
+    whole = {b for b in tape.resident if tape.buffers[b].is_counted}
     for i, step in enumerate(steps):
-        overwritten = [b for b in tape.writes[tape.index[step.name]] if b in resident]
+        overwritten = [b for b in tape.writes[tape.index[step.name]] if b in whole]
+        whole.difference_update(overwritten)
         before.setdefault(i, []).extend(Step("offload", b, "offload") for b in overwritten)
 
 
@@ -223,9 +253,9 @@ def _lives(steps: list[Step], tape: Tape, decisions: Decisions) -> tuple[dict[in
     computes = [i for i, s in enumerate(steps) if s.kind == "compute"]
     births: dict[int, list[str]] = {}
     deaths: dict[int, list[str]] = {}
+    if decisions.lifetimes == "network":
+        lives = network_wide(lives, steps, tape)
     for b, spans in lives.items():
-        if decisions.lifetimes == "network" and tape.buffers[b].role is not Role.GRADIENT:
-            spans = [[0, len(steps) - 1]]
         for n, (born, last) in enumerate(spans):
             if moved.get(b) == n and decisions.slack_of(b):
                 later = computes[bisect_right(computes, last) :][: decisions.slack_of(b)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from heapq import heappush, heapreplace
 
-from vdnn.memory.layout import Lifetime, extent
+from vdnn.memory.layout import Lifetime, extent, peak
 from vdnn.memory.layout import place as lay_out
 from vdnn.memory.plan import SHARED, Plan, Step
 from vdnn.network import Role
@@ -32,8 +33,10 @@ def place(plan: Plan, effort: int) -> Plan:
     if plan.decisions.lifetimes == "network":
         offsets, top = _shared_slots(spans, plan)
     else:
-        offsets = lay_out([life for _, life in spans], effort=effort)
-        top = extent([life for _, life in spans], offsets)
+        lives = [life for _, life in spans]
+        target = (plan.decisions.within - base) / (peak(lives) or 1)
+        offsets = lay_out(lives, target=target, effort=effort)
+        top = extent(lives, offsets)
     for (born, _), offset in zip(spans, offsets, strict=True):
         steps[born] = replace(steps[born], offset=base + offset)
     host = _host_lives(steps, plan)
@@ -87,17 +90,24 @@ def _shared_slots(spans: list[tuple[int, Lifetime]], plan: Plan) -> tuple[list[i
     """Offsets under the paper's network-wide allocation, and the bytes above the base that it takes.
 
     Gradient maps share the fewest buffers, each as large as the largest of them; workspaces share one (section IV-A).
+    What one round of a step in several has lies where one before had the same.
     """
     offsets = [0] * len(spans)
     top = 0
     shared: dict[Role, list[int]] = {role: [] for role in SHARED}
+    taken: dict[tuple[Role, int], list[tuple[int, int]]] = {}  # {(role, size): a heap of (until when, offset)}
     for n, (born, life) in enumerate(spans):
         role = plan.role(plan.steps[born].name)
         if role in shared:
             shared[role].append(n)
-        else:
-            offsets[n] = top
-            top += life.size
+            continue
+        slots = taken.setdefault((role, life.size), [])
+        if slots and slots[0][0] <= life.start:
+            offsets[n] = heapreplace(slots, (life.stop, slots[0][1]))[1]
+            continue
+        offsets[n] = top
+        heappush(slots, (life.stop, top))
+        top += life.size
     for members in shared.values():
         size = max((spans[n][1].size for n in members), default=0)
         free_from: list[int] = []  # per slot, when it is free again

@@ -137,8 +137,8 @@ class Plan:
         """Bytes of the arena by role under network-wide lifetimes; the slots of a shared role are equally large."""
         allocs = [s for s in self.steps if s.kind == "alloc"]
         sizes: dict[Role, list[int]] = {}
-        for step in allocs:
-            sizes.setdefault(self.role(step.name), []).append(self.size(step.name))
+        for role, _, size in dict.fromkeys((self.role(s.name), s.offset, self.size(s.name)) for s in allocs):
+            sizes.setdefault(role, []).append(size)
         slots = {role: len({s.offset for s in allocs if self.role(s.name) == role}) for role in SHARED}
         return {str(role): slots[role] * max(n) if role in SHARED else sum(n) for role, n in sizes.items()}
 
@@ -197,9 +197,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan with its tape as one JSON object; `Plan.from_json` reads it back."""
-        tape = {
-            k: getattr(self.tape, k) for k in ("network", "batch", "purpose", "optimizer", "count", "rewrites", *_SET)
-        }
+        tape = {k: getattr(self.tape, k) for k in (*_FACTS, "rewrites", "optimizer", *_SET)}
         tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
         tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
         tape["ops"] = [asdict(op) for op in self.tape.ops]
@@ -225,10 +223,7 @@ class Plan:
         tape = self.tape
         d = self.decisions
         return {
-            "network": tape.network,
-            "batch": tape.batch,
-            "purpose": tape.purpose,
-            "count": tape.count,
+            **{k: getattr(tape, k) for k in _FACTS},
             "rewrites": list(tape.rewrites),
             "policy": self.policy,
             **{k: getattr(tape, k) for k in _SET},
@@ -240,13 +235,17 @@ class Plan:
                 "algorithms": dict(d.algorithms),
                 "ahead": d.ahead,
                 "slack": d.slack,
+                "returns": d.returns,
+                "effort": d.effort,
+                "within": d.within,
                 **{name: getattr(d, name) for name in CHOICES},
             },
         }
 
     @classmethod
     def _from(cls, header: Mapping[str, Any], steps: tuple[Step, ...], tape: Tape) -> Plan:
-        for key in ("network", "batch", "purpose", "count", *_SET):
+        header = {"micro_batches": 1, **header}  # before there were any, nothing was said
+        for key in (*_FACTS, *_SET):
             if header[key] != getattr(tape, key):
                 raise PlanError(f"the plan is for {key} {header[key]!r}, the tape for {getattr(tape, key)!r}")
         rewrites = tuple(header.get("rewrites", tape.rewrites))  # before there were any, nothing was said
@@ -288,12 +287,13 @@ class Plan:
 
     def __repr__(self) -> str:
         return (
-            f"Plan({self.tape.network}, batch {self.tape.batch}, {self.policy or 'own decisions'}: "
+            f"Plan({self.tape.network}, {self.tape.batch_label}, {self.policy or 'own decisions'}: "
             f"{len(self.steps)} steps, arena {self.arena_bytes} bytes, host {self.host_bytes} bytes)"
         )
 
 
 _SET = ("kernels", "storage", "threads")  # what, with the alignment, a device must match
+_FACTS = ("network", "batch", "micro_batches", "purpose", "count")  # what else a plan's tape must match
 
 
 def workspace_of(op: str) -> str:
@@ -307,6 +307,7 @@ def _tape_from(data: Mapping[str, Any]) -> Tape:
     for o in data["ops"]:
         lists = {"reads": tuple(o["reads"]), "writes": tuple(o["writes"])}
         ops.append(Op(**{**o, **lists, "algorithms": tuple(Algorithm(**a) for a in o["algorithms"])}))
-    plain = {k: data[k] for k in ("network", "batch", "purpose", "optimizer", "count", *_SET)}
-    plain |= {k: tuple(data[k]) for k in ("resident", "results")} | {"rewrites": tuple(data.get("rewrites", ()))}
+    data = {"micro_batches": 1, "rewrites": (), **data}  # before there were any, nothing was said
+    plain = {k: data[k] for k in (*_FACTS, "optimizer", *_SET)}
+    plain |= {k: tuple(data[k]) for k in ("resident", "results", "rewrites")}
     return Tape(**plain, tensors=tensors, alias=dict(data["alias"]), ops=tuple(ops))

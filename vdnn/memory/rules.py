@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vdnn.memory.decisions import OFFLOAD, Decisions
+from vdnn.memory.decisions import OFFLOAD, Decisions, Fate
 from vdnn.tape import Op, Tape
 
 RULES = ("ours", "paper")
@@ -29,17 +29,26 @@ def offload_inputs(tape: Tape, kinds: tuple[str, ...], rules: str = "ours") -> D
     Under our rules what pooling saves instead of its X goes along: small, but it would pile up.
     """
     saved = {tape.buffer_of[t.name] for t in tape.saved}
-    last_reader: dict[str, str] = {}  # {X: the last layer that reads it}, the first in backward
-    for op in tape.ops[: tape.turn]:
+    fates: dict[str, Fate] = {}
+    ahead: dict[str, int] = {}
+    for halves in tape.rounds:
+        last_reader = _last_readers(tape, halves[0], kinds, rules, saved)
+        fates |= dict.fromkeys(last_reader, OFFLOAD)
+        ahead |= (_found if rules == "paper" else _one_layer_ahead)(tape, halves, last_reader)
+    return Decisions(fates, ahead=ahead)
+
+
+def _last_readers(tape: Tape, forward: range, kinds: tuple[str, ...], rules: str, saved: set[str]) -> dict[str, str]:
+    """{X: the last layer that reads it in forward, so the first in backward} of what leaves in one round."""
+    last_reader: dict[str, str] = {}
+    for op in (tape.ops[i] for i in forward):
         x = op.arguments.get("x")
         if x and _is_a(kinds, op) and tape.buffer_of[x] in saved:
             last_reader[tape.buffer_of[x]] = op.layer
         if rules == "ours" and "pool" in op.kind:
             extra = (tape.buffer_of[name] for name in op.writes if name != op.arguments.get("y"))
             last_reader |= {buffer: op.layer for buffer in extra if buffer in saved}
-    fates = dict.fromkeys(last_reader, OFFLOAD)
-    ahead = _found if rules == "paper" else _one_layer_ahead
-    return Decisions(fates, ahead=ahead(tape, last_reader))
+    return last_reader
 
 
 def under(rules: str, decisions: Decisions) -> Decisions:
@@ -49,14 +58,15 @@ def under(rules: str, decisions: Decisions) -> Decisions:
     return decisions
 
 
-def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
+def _one_layer_ahead(tape: Tape, halves: tuple[range, range], last_reader: Mapping[str, str]) -> dict[str, int]:
     """{X: how many ops before the first that reads X the layer begins that comes before X's own layer}.
 
     Before in backward, that is: while one layer (CONV, POOL, ...) computes, the X of the next comes back (Fig. 10).
     """
-    first = _first_use(tape, last_reader)
-    begins = {"": tape.turn}  # {layer: its first backward op}, in order
-    for i in range(tape.turn, len(tape.ops)):
+    backward = halves[1]
+    first = _first_use(tape, backward, last_reader)
+    begins = {"": backward.start}  # {layer: its first backward op}, in order
+    for i in backward:
         if _is_a(EXTRACTION, tape.ops[i]):
             begins.setdefault(tape.ops[i].layer, i)
     layers = list(begins)
@@ -68,20 +78,21 @@ def _one_layer_ahead(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, in
     return ahead
 
 
-def _found(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
+def _found(tape: Tape, halves: tuple[range, range], last_reader: Mapping[str, str]) -> dict[str, int]:
     """{X: how many ops before its first use the layer begins whose search finds it} (section III-B, Fig. 10).
 
     Every layer, as its backward begins, looks for one X to fetch: that of the nearest layer below that was offloaded
     and not fetched yet, but no further down than the next CONV.  What no search finds comes back just before its use.
     """
-    first = _first_use(tape, last_reader)
+    forward, backward = halves
+    first = _first_use(tape, backward, last_reader)
     x_of = {layer: buffer for buffer, layer in last_reader.items()}
     kinds: dict[str, str] = {}  # {layer: kind} in forward order
-    for op in tape.ops[: tape.turn]:
+    for op in (tape.ops[i] for i in forward):
         kinds.setdefault(op.layer, op.kind)
     layers = list(kinds)
     begins: dict[str, int] = {}
-    for i in range(tape.turn, len(tape.ops)):
+    for i in backward:
         begins.setdefault(tape.ops[i].layer, i)
     ahead: dict[str, int] = {}
     for current in range(len(layers) - 1, 0, -1):
@@ -97,10 +108,10 @@ def _found(tape: Tape, last_reader: Mapping[str, str]) -> dict[str, int]:
     return {buffer: ahead.get(buffer, 0) for buffer in last_reader}
 
 
-def _first_use(tape: Tape, buffers: Mapping[str, str]) -> dict[str, int]:
-    """{buffer: the first backward op that reads it}."""
+def _first_use(tape: Tape, backward: range, buffers: Mapping[str, str]) -> dict[str, int]:
+    """{buffer: the first of these ops that reads it}."""
     first: dict[str, int] = {}
-    for i in range(tape.turn, len(tape.ops)):
+    for i in backward:
         first |= {b: i for b in tape.reads[i] if b in buffers and b not in first}
     return first
 

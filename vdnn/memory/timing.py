@@ -44,8 +44,11 @@ def timed(tape: Tape, decisions: Decisions, cost: Cost, algorithms: Mapping[str,
     for share in SHARES:
         limit = int(share * before.peak_bytes + (1 - share) * tape.resident_bytes)
         room = [max(limit, live) - always for live, always in zip(used, least, strict=True)]
-        slack = _slacks(tape, moved, room)
-        ahead = _aheads(tape, given, moved, room)
+        slack: dict[str, int] = {}
+        ahead: dict[str, int] = {}
+        for forward, backward in tape.rounds:  # whatever a round moves is back, and gone, before the next begins
+            slack |= _slacks(tape, forward, moved, room)
+            ahead |= _aheads(tape, backward, given, moved, room)
         plan = sketch(tape, replace(given, ahead=ahead, slack=slack))
         if place(plan, 0).arena_bytes <= NEARLY * before.peak_bytes:
             return replace(decisions, ahead=ahead, slack=slack)
@@ -78,18 +81,18 @@ class _Moved:
         )
 
 
-def _slacks(tape: Tape, moved: _Moved, room: list[int]) -> dict[str, int]:
+def _slacks(tape: Tape, forward: range, moved: _Moved, room: list[int]) -> dict[str, int]:
     """{buffer: for how many ops after its last forward use it stays}; `room` at each op loses what they take.
 
     One walk through forward: before each op go the sources that have left and, if the op would have no room, the
     oldest of the others, for which it waits.
     """
-    leaves = _last_forward_uses(tape, moved)
+    leaves = _last_forward_uses(tape, forward, moved)
     leaving: deque[tuple[str, int, float]] = deque()  # (buffer, its last use, when its copy ends)
     slack: dict[str, int] = {}
     now = link = 0.0
     held = 0
-    for i in range(tape.turn):
+    for i in forward:
         while leaving and (leaving[0][2] <= now or held > room[i]):
             buffer, last, end = leaving.popleft()
             now = max(now, end)
@@ -102,13 +105,13 @@ def _slacks(tape: Tape, moved: _Moved, room: list[int]) -> dict[str, int]:
             leaving.append((buffer, i, link))
             held += moved.sizes[buffer]
         now += moved.ops[i]
-    return slack | {buffer: tape.turn - 1 - last for buffer, last, _ in leaving}
+    return slack | {buffer: forward.stop - 1 - last for buffer, last, _ in leaving}
 
 
-def _last_forward_uses(tape: Tape, moved: _Moved) -> dict[int, list[tuple[str, bool]]]:
+def _last_forward_uses(tape: Tape, forward: range, moved: _Moved) -> dict[int, list[tuple[str, bool]]]:
     """{op: the buffers that leave at it, and whether it only reads them}."""
     last: dict[str, tuple[int, bool]] = {}
-    for i in range(tape.turn):
+    for i in forward:
         for b in (*tape.reads[i], *tape.writes[i]):
             if b in moved.out:
                 last[b] = i, b not in tape.writes[i]
@@ -118,20 +121,20 @@ def _last_forward_uses(tape: Tape, moved: _Moved) -> dict[int, list[tuple[str, b
     return leaves
 
 
-def _aheads(tape: Tape, given: Decisions, moved: _Moved, room: list[int]) -> dict[str, int]:
+def _aheads(tape: Tape, backward: range, given: Decisions, moved: _Moved, room: list[int]) -> dict[str, int]:
     """{buffer: how many ops before its first backward use it comes back}; `room` at each op loses what they take.
 
     One walk through backward: before each op go the prefetches, in the order of their use, that must start while it
     runs, can start by then, and have room until they are used; what is read now has no choice.
     """
-    first = _first_backward_uses(tape, moved)
+    first = _first_uses(tape, backward, moved)
     starts = list(accumulate(moved.ops, initial=0.0))
-    latest = _latest_starts(first, moved, starts)
+    latest = _latest_starts(first, moved, starts, starts[backward.stop])
     waiting = deque(first)
     ahead: dict[str, int] = {}
     arrives: dict[str, float] = {}
     late = link = 0.0  # by how much compute has fallen behind; when the link is free
-    for i in range(tape.turn, len(tape.ops)):
+    for i in backward:
         end = starts[i + 1] + late
         while waiting:
             buffer = waiting[0]
@@ -148,20 +151,22 @@ def _aheads(tape: Tape, given: Decisions, moved: _Moved, room: list[int]) -> dic
     return ahead
 
 
-def _first_backward_uses(tape: Tape, moved: _Moved) -> dict[str, int]:
-    """{buffer: the first backward op that reads it}, in order."""
+def _first_uses(tape: Tape, backward: range, moved: _Moved) -> dict[str, int]:
+    """{buffer: the first of these ops that reads it}, in order."""
     first: dict[str, int] = {}
-    for i in range(tape.turn, len(tape.ops)):
+    for i in backward:
         for b in tape.reads[i]:
             if b in moved.sizes:
                 first.setdefault(b, i)
     return first
 
 
-def _latest_starts(first: Mapping[str, int], moved: _Moved, starts: list[float]) -> dict[str, float]:
-    """{buffer: the latest start of its prefetch at which no op waits}, from the last to come back to the first."""
+def _latest_starts(first: Mapping[str, int], moved: _Moved, starts: list[float], link: float) -> dict[str, float]:
+    """{buffer: the latest start of its prefetch at which no op waits}, from the last to come back to the first.
+
+    link    when all must be back
+    """
     latest: dict[str, float] = {}
-    link = starts[-1]
     for buffer in reversed(list(first)):
         link = latest[buffer] = min(link, starts[first[buffer]]) - moved.back[buffer]
     return latest

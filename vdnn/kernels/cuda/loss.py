@@ -30,12 +30,12 @@ class LossKernels(Launching):
         self.launch("softmax", x, blocks, x, labels, p, workspace, N, K, group, parts)
         self.launch("mean_of_parts", x, 1, workspace, y, parts, N)
 
-    def softmax_cross_entropy_backward(self, p: Array, labels: Array, dx: Array) -> None:
-        """dx = (p - one_hot(labels)) / N.  dx may be p."""
+    def softmax_cross_entropy_backward(self, p: Array, labels: Array, dx: Array, samples: int | None = None) -> None:
+        """dx = (p - one_hot(labels)) / samples, by default N.  dx may be p."""
         check_alike((p, dx))
         N, K = p.shape
         grid, width = self.spread(N, K)
-        self.launch("softmax_cross_entropy_backward", p, grid, p, labels, dx, N, K, width)
+        self.launch("softmax_cross_entropy_backward", p, grid, p, labels, dx, samples or N, N, K, width)
 
     def mean_squared_error_workspace(self, dtype: str, x: tuple[int, ...]) -> int:
         """Bytes of scratch that mean_squared_error needs."""
@@ -49,9 +49,11 @@ class LossKernels(Launching):
         self.launch("squared_error", x, blocks, x, labels, workspace, parts, x.size)
         self.launch("mean_of_parts", x, 1, workspace, y, parts, x.size)
 
-    def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array) -> None:
-        """dx = 2 * (x - labels) / number of elements."""
-        self.each("mean_squared_error_backward", x, labels, dx, 2 / max(1, x.size), arrays=(x, labels, dx))
+    def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array, samples: int | None = None) -> None:
+        """dx = 2 * (x - labels) / number of elements of so many samples, by default of x."""
+        N = max(1, x.shape[0])
+        size = max(1, x.size // N * (samples or N))
+        self.each("mean_squared_error_backward", x, labels, dx, 2 / size, arrays=(x, labels, dx))
 
 
 def _power(number: int) -> int:

@@ -44,15 +44,15 @@ class LossKernels(ElementwiseKernels):
             total += float(np.sum(np.log(sums[:, 0], dtype=np.float64) - chosen))
         y[0] = total / N
 
-    def softmax_cross_entropy_backward(self, p: Array, labels: Array, dx: Array) -> None:
-        """dx = (p - one_hot(labels)) / N.  dx may be p."""
+    def softmax_cross_entropy_backward(self, p: Array, labels: Array, dx: Array, samples: int | None = None) -> None:
+        """dx = (p - one_hot(labels)) / samples, by default N.  dx may be p."""
         N, K = p.shape
         for rows in _row_blocks(N, K):
             wanted = _checked(labels[rows], K)
             part = dx[rows]
             np.copyto(part, p[rows])
             part[np.arange(len(part)), wanted] -= 1
-            np.divide(part, N, out=part)
+            np.divide(part, samples or N, out=part)
 
     def mean_squared_error_workspace(self, dtype: str, x: tuple[int, ...]) -> int:
         """Bytes of scratch that mean_squared_error needs."""
@@ -71,10 +71,11 @@ class LossKernels(ElementwiseKernels):
             total += float(np.add.reduce(t[: xi.size]))
         y[0] = total / x.size
 
-    def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array) -> None:
-        """dx = 2 * (x - labels) / number of elements."""
+    def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array, samples: int | None = None) -> None:
+        """dx = 2 * (x - labels) / number of elements of so many samples, by default of x."""
+        size = x.size // len(x) * (samples or len(x))
         pieces = Pieces((x, labels, dx))
         for i in range(len(pieces)):
             xi, target, out = pieces[i]
             np.subtract(xi, target, out=out)
-            np.multiply(out, 2 / x.size, out=out)
+            np.multiply(out, 2 / size, out=out)

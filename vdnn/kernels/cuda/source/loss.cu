@@ -52,12 +52,12 @@ KERNEL softmax(const real* x, const long long* __restrict__ labels, real* p, dou
     }
 }
 
-// dx = (p - one_hot(labels)) / N; dx may be p.
-KERNEL softmax_cross_entropy_backward(const real* p, const long long* __restrict__ labels, real* dx, long long N,
-                                      long long K, long long width) {
+// dx = (p - one_hot(labels)) / samples; dx may be p.
+KERNEL softmax_cross_entropy_backward(const real* p, const long long* __restrict__ labels, real* dx, long long samples,
+                                      long long N, long long K, long long width) {
     EACH_COLUMN(k, K, width) {
         map_column(p, dx, k, N, K, width, [=](real v, long long n) {
-            return (v - (labels[n] == k ? (real)1 : (real)0)) / (real)N;
+            return (v - (labels[n] == k ? (real)1 : (real)0)) / (real)samples;
         });
     }
 }

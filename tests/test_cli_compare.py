@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+
+import networks
+import pytest
+from click.testing import CliRunner
+
+from vdnn import models
+from vdnn.__main__ import main
+from vdnn.budgets import budget_bytes, is_relative, keep_all_bytes
+from vdnn.memory.cost import roofline
+from vdnn.memory.jitter import jittered
+from vdnn.memory.trial import fastest
+from vdnn.planning import plan, summary
+from vdnn.plot_front import front, front_picture
+from vdnn.setting import make_setting
+from vdnn.tables import comparison_table
+from vdnn.units import UnitError, parse_bytes
+
+COMPARE = ("compare", "digits_vgg", "--policy", "keep_all", "--policy", "vdnn_all")
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return make_setting(networks.chain(), hardware="host", threads=1)
+
+
+def budget(text, setting):
+    return budget_bytes(text, setting, fastest(setting.tape, setting.cost))
+
+
+# ---- budgets relative to the tape
+
+
+def test_a_share_above_the_floor_is_of_the_span_up_to_keeping_all(setting):
+    floor = setting.tape.floor_bytes
+    all_kept = plan(networks.chain(), "keep_all", hardware="host", threads=1).arena_bytes
+    assert keep_all_bytes(setting, fastest(setting.tape, setting.cost)) == all_kept
+    assert budget("floor", setting) == budget("floor+0%", setting) == floor
+    assert budget("keep_all", setting) == budget("floor+100%", setting) == all_kept
+    assert budget("floor + 25%", setting) == floor + round((all_kept - floor) / 4)
+    assert budget("keep_all-75%", setting) == all_kept - round((all_kept - floor) * 0.75)
+
+
+def test_bytes_may_be_added_to_a_mark_or_taken_from_it(setting):
+    assert budget("FLOOR+2KiB", setting) == setting.tape.floor_bytes + 2048
+    assert budget("keep_all-1KiB", setting) == budget("keep_all", setting) - 1024
+
+
+def test_other_budgets_are_what_they_were(setting):
+    memory = setting.cost.memory_bytes
+    assert budget(None, setting) == memory
+    assert budget("50%", setting) == parse_bytes("50%", memory)
+    assert budget(12345, setting) == 12345
+    assert [is_relative(b) for b in ("floor", "keep_all-5%", "80%", 7, None)] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("floor+12Gx", "units are"), ("floor-900GiB", "more than 0 bytes"), ("flor+1%", "no amount")]
+)
+def test_a_relative_budget_that_makes_no_sense_is_refused(text, message, setting):
+    with pytest.raises(UnitError, match=message):
+        budget(text, setting)
+
+
+def test_plan_takes_relative_budgets_too():
+    found = json.loads(run("plan", "digits_vgg", "--budget", "keep_all", "--policy", "keep_all", "--json").stdout)
+    assert found["fits"] is True
+    assert found["budget_bytes"] == found["arena_bytes"]
+    refused = run("plan", "digits_vgg", "--budget", "keep_all-1KiB", "--policy", "keep_all")
+    assert refused.exit_code == 3
+
+
+# ---- the table, the file
+
+
+def test_each_plan_is_the_one_that_plan_makes():
+    arguments = ("--budget", "keep_all", "--budget", "floor+40%", "--json", "--threads", 1)
+    found = json.loads(run(*COMPARE, *arguments).stdout)
+    for each in found:
+        own = ("--policy", each["policy"], "--budget", each["budget_bytes"], "--threads", 1, "--json")
+        alone = json.loads(run("plan", "digits_vgg", *own).stdout)
+        assert {**each, "planning_seconds": 0} == {**alone, "planning_seconds": 0}
+    assert [each["policy"] for each in found] == ["keep_all", "vdnn_all"] * 2
+    assert len({each["budget_bytes"] for each in found}) == 2
+
+
+def test_the_tape_is_built_once(monkeypatch):
+    from vdnn import setting as module
+
+    built = []
+    build = module.build
+    monkeypatch.setattr(module, "build", lambda *a, **k: built.append(a) or build(*a, **k))
+    run(*COMPARE, "--budget", "1GiB", "--budget", "2GiB", "--budget", "floor")
+    assert len(built) == 1
+
+
+def test_the_file_has_a_line_of_figures_per_plan(tmp_path):
+    path = tmp_path / "arena.csv"
+    found = json.loads(run(*COMPARE, "--budget", "1GiB", "--budget", "300KiB", "--csv", path, "--json").stdout)
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(x["policy"], int(x["budget_bytes"]), x["fits"]) for x in lines] == [
+        (x["policy"], x["budget_bytes"], str(x["fits"])) for x in found
+    ]
+    for line, figures in zip(lines, found, strict=True):
+        assert float(line["step_seconds_simulated"]) == figures["step_seconds"]
+        ratio = figures["step_seconds"] / figures["oracle_seconds"]
+        assert float(line["step_over_oracle_simulated"]) == ratio
+        parts = [int(line[k] or 0) for k in line if k.startswith("peak_") and k != "peak_bytes"]
+        assert sum(parts) == figures["peak_bytes"]
+    assert "planning_seconds_measured" in lines[0]
+    assert not any(name.endswith("_seconds") for name in lines[0])
+
+
+def test_the_table_has_the_step_over_the_oracle():
+    text = run(*COMPARE, "--budget", "1GiB").stdout
+    assert "step/oracle" in text
+    assert "gap" not in text
+    assert "median" not in text
+
+
+def test_a_plan_with_a_certificate_shows_its_bound_and_the_gap():
+    cost = roofline("host")
+    one = summary(plan(networks.chain(), "keep_all", hardware="host"), cost)
+    other = {**one, "policy": "search", "bound_seconds": one["step_seconds"] / 1.25}
+    lines = comparison_table([one, other]).splitlines()
+    assert "bound" in text_of(lines, "policy")
+    assert "25.0%" in text_of(lines, "search")
+    assert "25.0%" not in text_of(lines, "keep_all")
+
+
+def text_of(lines, word):
+    return next(line for line in lines if word in line.split())
+
+
+def test_jitter_is_shown_and_is_that_of_the_plan():
+    found = json.loads(run(*COMPARE, "--jitter", "10%", "--threads", 1, "--json").stdout)
+    made = plan(models.get("digits_vgg"), "vdnn_all", threads=1)
+    assert found[1]["jitter"] == jittered(made, roofline("titan-x"), 0.1).summary()
+    text = run(*COMPARE, "--jitter", "10%").stdout
+    assert "median" in text
+    assert "p95" in text
+    assert "times slower" in run("plan", "digits_vgg", "--jitter", "0.2").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--picture", "arena.gif"], "must end in one of .png, .svg, .pdf"),
+        (["--csv", "no/such/arena.csv"], "No such file"),
+        (["--jitter", "much"], "such as 10% or 0.1, not 'much'"),
+        (["--jitter", "150%"], "from 0 to 1"),
+        (["--budget", "floor+3Gx"], "units are"),
+        (["--policy", "vdnn_al"], "did you mean vdnn_all"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_status_2(arguments, message):
+    result = run(*COMPARE, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+# ---- the picture
+
+
+def made_up(policy, budget, seconds, fits=True, **others):
+    figures = {"network": "net", "batch": 2, "optimizer": "sgd", "hardware": "host", "floor_bytes": 2 << 20}
+    figures |= {"policy": policy, "budget_bytes": budget << 20, "step_seconds": seconds, "fits": fits}
+    return figures | {"oracle_seconds": 1.0, "time": "simulated", **others}
+
+
+ARENA = [
+    made_up("slow", 1, 9.0, fits=False),
+    made_up("quick", 1, 9.0, fits=False),
+    made_up("slow", 3, 1.4),
+    made_up("quick", 3, 2.0, fits=False),
+    made_up("slow", 4, 1.4),
+    made_up("quick", 4, 1.1, bound_seconds=1.05),
+    made_up("large", 4, 1.0, fits=False),
+]
+
+
+def test_the_front_has_what_nothing_beats_in_time_and_budget():
+    assert [(s["policy"], s["budget_bytes"] >> 20) for s in front(ARENA)] == [("slow", 3), ("quick", 4)]
+    assert front(ARENA[:2]) == []
+
+
+def test_the_picture_names_policies_oracle_bound_floor_and_where_nothing_fits(tmp_path):
+    text = front_picture(ARENA, tmp_path / "arena.svg", title="a title").read_text()
+    for words in ("slow", "quick", "large: never fits", "best of all", "oracle: unlimited memory", "lower bound"):
+        assert f"<!-- {words} -->" in text
+    assert "nothing fits" in text
+    assert "floor 2.00 MiB" in text
+    assert "<!-- step / oracle (simulated) -->" in text
+    assert "<!-- a title -->" in text
+
+
+@pytest.mark.parametrize("arena", [ARENA[:2], [made_up("slow", 3, 1.0)], [*ARENA, made_up("least", 3, 60.0)]])
+def test_there_is_a_picture_of_any_arena(tmp_path, arena):
+    assert front_picture(arena, tmp_path / "arena.png").stat().st_size > 10_000
+
+
+def test_compare_draws_it(tmp_path):
+    path = tmp_path / "arena.png"
+    assert run(*COMPARE, "--budget", "floor", "--budget", "keep_all", "--picture", path).exit_code == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    result = run(*COMPARE, "--picture", tmp_path / "arena.png")
+    assert result.exit_code == 2
+    assert "pip install 'vdnn[plot]'" in result.stderr
