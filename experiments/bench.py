@@ -49,7 +49,7 @@ def planning(repeats: int) -> Table:
             tape = build(net, kernels, optimizer)
             built = time.perf_counter()
             chosen = choose_algorithms(tape, cost, "performance")
-            _, decisions = decide(policy, tape, cost.memory_bytes, cost, chosen)
+            decisions = decide(policy, tape, cost.memory_bytes, cost, chosen).decisions
             plan = make_plan(tape, decisions)
             made = time.perf_counter()
             vdnn.verify(plan)

@@ -150,7 +150,7 @@ class Watch:
 def middling(setting: Setting) -> int:
     """A budget in the middle between what keep_all and vdnn_all need, so that vdnn_dyn has to try several plans."""
     algorithms = choose_algorithms(setting.tape, setting.cost, "performance")
-    peaks = [sketch(setting.tape, setting.decide(p, algorithms)[1]).peak_bytes for p in ("keep_all", "vdnn_all")]
+    peaks = [sketch(setting.tape, setting.decide(p, algorithms).decisions).peak_bytes for p in ("keep_all", "vdnn_all")]
     return sum(peaks) // 2
 
 
@@ -164,7 +164,7 @@ def staged(name: str, count: int, policy: str) -> tuple[Plan, Seconds]:
     tape = setting.tape
 
     def decide() -> Decisions:
-        return setting.decide(policy, choose_algorithms(tape, setting.cost, "performance"))[1]
+        return setting.decide(policy, choose_algorithms(tape, setting.cost, "performance")).decisions
 
     def passes(decisions: Decisions) -> Plan:
         steps = copy_offloaded(rerun_dropped(tape, decisions), tape, decisions, False)

@@ -15,7 +15,7 @@ from vdnn.commands import measure as module
 from vdnn.commands.measure import measure
 from vdnn.kernels.cuda.driver import missing
 from vdnn.memory.measuring import Recorder, key_of
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 
 NET = """
 import vdnn
@@ -92,7 +92,7 @@ def digits(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OWN)
 def test_the_file_predicts_every_policy(digits, policy):
     cost = vdnn.measured(digits)
     made = vdnn.plan(vdnn.models.digits_vgg(batch=4), policy, threads=1, cost=cost)

@@ -12,7 +12,7 @@ from vdnn.__main__ import main
 from vdnn.ladder import FitError, make_ladder
 from vdnn.largest import between, climb, fit, largest
 from vdnn.memory.decisions import Decisions
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.planning import BudgetError, plan
 from vdnn.units import format_bytes
@@ -63,7 +63,7 @@ def test_between_asks_for_nothing_if_there_is_nothing_between():
 # ---- networks
 
 
-@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "search"])
+@pytest.mark.parametrize("policy", OWN)
 def test_the_largest_batch_fits_and_one_more_does_not(policy):
     (found,) = fit(networks.chain(), budget="300KiB", policies=[policy], hardware="host", threads=1)
     made = plan(networks.chain(), policy, batch=found.value, budget="300KiB", hardware="host", threads=1)

@@ -12,7 +12,7 @@ import vdnn
 from vdnn import Trainer, layers, models
 from vdnn.__main__ import main
 from vdnn.fitting import least_plan
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.micro_batches import MicroBatchError, parts_of
 from vdnn.planning import summary
 from vdnn.setting import kernels_named
@@ -136,7 +136,7 @@ def test_dropout_keeps_of_each_sample_what_it_keeps_in_the_whole_batch():
 @pytest.mark.parametrize("parts", [2, 4])
 def test_all_policies_give_the_same_bits_and_take_what_they_say(parts):
     wanted = stepped(forked(), parts)
-    for policy in POLICIES:
+    for policy in OWN:
         loss, gradients, weights, plan = stepped(forked(), parts, policy, algorithms=wanted[3])
         assert plan.policy == policy
         assert (loss, bits(gradients), bits(weights)) == (wanted[0], bits(wanted[1]), bits(wanted[2])), policy
@@ -427,7 +427,7 @@ def test_one_part_is_the_tape_as_ever():
 )
 def test_every_policy_plans_large_networks_safely(name, parts):
     tape = vdnn.build(models.get(name, batch=16), kernels_named("cudnn4"), vdnn.SGD(0.1), micro_batches=parts)
-    for policy in POLICIES:
+    for policy in OWN:
         made = vdnn.plan(tape, policy, budget="12GiB")  # which verifies it
         assert made.floor_bytes <= made.peak_bytes <= made.arena_bytes
 

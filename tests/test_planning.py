@@ -12,7 +12,7 @@ from vdnn.layers import Conv2d, ReLU
 from vdnn.memory import trial
 from vdnn.memory.cost import roofline
 from vdnn.memory.decisions import DROP, OFFLOAD, Decisions
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.memory.verify import verify
 from vdnn.planning import BudgetError, budget_bytes, plan, summary
@@ -234,7 +234,7 @@ def test_if_no_policy_is_named_none_fits():
     with pytest.raises(BudgetError, match="policy     none of those by name fits") as caught:
         plan(net, "vdnn_all", budget=budget)
     assert caught.value.advice.policy == ""
-    for name in POLICIES:
+    for name in OWN:
         with pytest.raises(BudgetError):
             plan(net, name, budget=budget)
 
@@ -290,7 +290,7 @@ def test_the_error_survives_pickling():
 # ---- figures
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OWN)
 @pytest.mark.parametrize("network", networks.NETWORKS)
 def test_the_summary_is_of_one_piece(network, policy):
     made = plan(network(), policy, hardware="host")
@@ -321,7 +321,7 @@ def test_no_policy_undercuts_the_least_plan(network):
     least = least_plan(net)
     verify(least)
     assert least.floor_bytes <= least.arena_bytes == least_budget(net)
-    for name in POLICIES:
+    for name in OWN:
         assert least.arena_bytes <= needed(net, name, algorithms="memory")
 
 

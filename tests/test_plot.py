@@ -6,13 +6,13 @@ import networks
 import pytest
 
 from vdnn.memory.cost import roofline
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.planning import plan
 from vdnn.plot import PlotError, memory_picture
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OWN)
 def test_every_policy_has_a_picture(tmp_path, policy):
     trace = simulate(plan(networks.residual(), policy, hardware="host"), roofline("host"))
     path = memory_picture(trace, tmp_path / "memory.png", budget="1MiB")

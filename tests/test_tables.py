@@ -7,7 +7,7 @@ import pytest
 
 from vdnn.memory.cost import roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.planning import plan, summary
 from vdnn.tables import comparison_table, plan_html, plan_table, rows
@@ -100,7 +100,7 @@ def test_what_is_the_same_for_all_plans_stands_in_the_title():
 @pytest.mark.parametrize("width", [60, 80])
 def test_budgets_that_differ_are_shown_where_it_is_narrow(width):
     net = networks.chain()
-    found = [summary(plan(net, name, hardware="host"), COST, 2**20 * n) for n, name in enumerate(POLICIES, start=1)]
+    found = [summary(plan(net, name, hardware="host"), COST, 2**20 * n) for n, name in enumerate(OWN, start=1)]
     text = comparison_table(found, width=width)
     assert max(map(len, text.splitlines())) <= width
     assert all(f"{n}.00 MiB" in text for n in range(1, len(found) + 1))

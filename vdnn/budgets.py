@@ -53,6 +53,6 @@ def budget_bytes(budget: int | str | None, setting: Setting, algorithms: Mapping
 
 def keep_all_bytes(setting: Setting, algorithms: Mapping[str, str]) -> int:
     """Bytes of the arena of the plan that keeps everything, by `algorithms`."""
-    _, decisions = setting.decide("keep_all", algorithms)
+    decisions = setting.decide("keep_all", algorithms).decisions
     peak = trials.sketch(setting.tape, decisions).peak_bytes
     return trials.trial(setting.tape, decisions, peak).arena_bytes

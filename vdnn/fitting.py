@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
 from typing import Any
 
+from vdnn.largest import between
 from vdnn.memory import policy as policies
 from vdnn.memory import trial as trials
 from vdnn.memory.cost import CostError
@@ -141,9 +141,9 @@ def _smallest(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str, str]
     pressed = setting.with_budget(max(1, setting.tape.floor_bytes))
     best = made
     for choice in (algorithms, trials.least_workspace(setting.tape, setting.cost)):
-        name, decisions = pressed.decide(policy, choice)
-        if decisions != best.decisions and trials.sketch(setting.tape, decisions).peak_bytes < best.arena_bytes:
-            plan = make_plan(setting.tape, decisions, undo=setting.undo, policy=name)
+        said = pressed.decide(policy, choice)
+        if said.decisions != best.decisions and trials.sketch(said.tape, said.decisions).peak_bytes < best.arena_bytes:
+            plan = make_plan(said.tape, said.decisions, undo=setting.undo, policy=said.name)
             best = min(best, plan, key=lambda p: p.arena_bytes)
     return best
 
@@ -151,29 +151,20 @@ def _smallest(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str, str]
 def _largest_batch(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str, str], needed: int) -> int | None:
     """The largest batch that fits, 0 if none does; `needed` bytes are what the network's own batch takes.
 
-    Memory is nearly a straight line over the batch, so most guesses lie on it; every third is in the middle instead.
     With sub-batches there are as many in every batch that is tried, so that batches grow by one sample for each.
     """
     if setting.network is None or isinstance(policy, (Mapping, Decisions)):
         return None
-    if setting.tape.resident_bytes > setting.budget:
+    resident, unit = setting.tape.resident_bytes, setting.tape.micro_batches
+    if resident > setting.budget:
         return 0
-    unit = setting.tape.micro_batches
-    fits, fits_bytes, too_large, too_many_bytes = 0, setting.tape.resident_bytes, setting.tape.batch // unit, needed
-    for turn in count(1):
-        span = too_large - fits
-        if span <= 1:
-            break
-        share = (setting.budget - fits_bytes) / (too_many_bytes - fits_bytes) if turn % 3 else 0.5
-        batch = fits + min(max(1, int(share * span)), span - 1)
+
+    def needs(batch: int) -> int:
         other = setting.with_batch(batch * unit)
-        _, decisions = other.decide(policy, _same(algorithms, other))
-        found = trials.trial(other.tape, decisions, setting.budget).arena_bytes
-        if found <= setting.budget:
-            fits, fits_bytes = batch, found
-        else:
-            too_large, too_many_bytes = batch, found
-    return fits * unit
+        said = other.decide(policy, _same(algorithms, other))
+        return trials.trial(said.tape, said.decisions, setting.budget).arena_bytes
+
+    return unit * between(needs, setting.budget, (0, resident), (setting.tape.batch // unit, needed))[0]
 
 
 def _same(algorithms: Mapping[str, str], setting: Setting) -> dict[str, str]:
@@ -188,10 +179,10 @@ def _same(algorithms: Mapping[str, str], setting: Setting) -> dict[str, str]:
 def _fastest_that_fits(setting: Setting, algorithms: Mapping[str, str]) -> tuple[str, str]:
     """(policy, what its algorithms are) of the fastest plan by any named policy within the budget; ("", "") if none."""
     best, seconds = ("", ""), float("inf")
-    for name in policies.POLICIES:
+    for name in policies.OWN:
         for choice in (algorithms, trials.least_workspace(setting.tape, setting.cost)):
-            _, decisions = setting.decide(name, choice)
-            plan = trials.trial(setting.tape, decisions, setting.budget)
+            said = setting.decide(name, choice)
+            plan = trials.trial(said.tape, said.decisions, setting.budget)
             if plan.arena_bytes <= setting.budget:
                 plan = replace(plan, steps=tuple(order(plan)))
                 took = simulate(plan, setting.cost).step_seconds
@@ -245,8 +236,8 @@ def least_plan(
         return make_plan(tape, decisions, undo=undo, policy=name)
 
     best = make(_offload_first(tape, len(tape.saved), algorithms), "offload_everything")
-    for name in policies.POLICIES:
-        _, decisions = setting.with_budget(tape.floor_bytes).decide(name, algorithms)
+    for name in policies.OWN:
+        decisions = setting.with_budget(tape.floor_bytes).decide(name, algorithms).decisions
         if trials.sketch(tape, decisions).peak_bytes < best.arena_bytes:
             best = min(best, make(decisions, name), key=lambda p: p.arena_bytes)
     if best.policy == "offload_everything":

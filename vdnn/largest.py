@@ -110,8 +110,8 @@ def largest(ladder: Ladder, policy: AnyPolicy, algorithms: Choice = "performance
         setting = ladder.make(ladder.values[rung - 1])
         if setting.tape.floor_bytes > budget:
             return setting.tape.floor_bytes
-        _, decisions = setting.decide(policy, choose_algorithms(setting.tape, setting.cost, algorithms))
-        trials[rung] = trial(setting.tape, decisions, budget)
+        said = setting.decide(policy, choose_algorithms(setting.tape, setting.cost, algorithms))
+        trials[rung] = trial(said.tape, said.decisions, budget)
         return trials[rung].arena_bytes
 
     rung, refused, refused_bytes = climb(needs, budget, ladder.start, len(ladder.values))

@@ -132,6 +132,7 @@ def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | No
         "time": trace.kind,
         "step_seconds": trace.step_seconds,
         "oracle_seconds": oracle_seconds(plan.tape, cost),
+        "bound_seconds": plan.bound_seconds or None,
         "stall_seconds": sum(stall.seconds for stall in trace.stalls),
         "hidden_copy_fraction": trace.hidden_copy_fraction,
         "breakdown": plan.breakdown,

@@ -14,6 +14,7 @@ from vdnn.memory.cost import Cost, roofline
 from vdnn.memory.decisions import Decisions, Fate, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
+from vdnn.memory.policy import Decided
 from vdnn.memory.rules import RULES, under
 from vdnn.network import Network
 from vdnn.rewrites import PAPER, STANDARD, checked
@@ -49,25 +50,32 @@ class Setting:
 
     def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
         """The plan under `policy`, whether it fits the budget or not."""
-        name, decisions = self.decide(policy, algorithms)
-        return make_plan(self.tape, decisions, undo=self.undo, policy=name)
+        decided = self.decide(policy, algorithms)
+        plan = make_plan(decided.tape, decided.decisions, undo=self.undo, policy=decided.name)
+        return replace(plan, bound_seconds=decided.bound_seconds)
 
     @collector_paused()
-    def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> tuple[str, Decisions]:
-        """(the policy's name, its resolved decisions)."""
+    def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Decided:
+        """What the policy says: its name, its tape and its resolved decisions."""
         if isinstance(policy, (Mapping, Decisions)):
-            return "", under(self.rules, resolve(policy, self.tape, algorithms))
-        name, decisions = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules)
-        return name, under(self.rules, decisions)
+            return Decided("", self.tape, under(self.rules, resolve(policy, self.tape, algorithms)))
+        variant = self.in_parts if self.network is not None else None
+        decided = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules, variant)
+        return replace(decided, decisions=under(self.rules, decided.decisions))
+
+    def in_parts(self, micro_batches: int) -> Tape:
+        """The tape of the same step in that many sub-batches.  Raises MicroBatchError or LayerError."""
+        assert self.network is not None
+        parts = {"micro_batches": micro_batches, "allow_coupled": self.allow_coupled}
+        purpose, names, count = self.tape.purpose, self.tape.rewrites, self.tape.count
+        return _build(self.network, self.kernels, self.optimizer, purpose, names, count, **parts)
 
     def with_batch(self, batch: int) -> Setting:
         """The same for another batch size; only for a network."""
         assert self.network is not None
         network = self.network.with_batch(batch)
-        parts = {"micro_batches": self.tape.micro_batches, "allow_coupled": self.allow_coupled}
-        purpose, names, count = self.tape.purpose, self.tape.rewrites, self.tape.count
-        tape = _build(network, self.kernels, self.optimizer, purpose, names, count, **parts)
-        return replace(self, network=network, tape=tape)
+        other = replace(self, network=network)
+        return replace(other, tape=other.in_parts(self.tape.micro_batches))
 
     def with_budget(self, budget: int) -> Setting:
         """The same for another budget in bytes."""

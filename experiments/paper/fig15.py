@@ -43,7 +43,7 @@ def adopted(pair: Pair, count: str = "weights") -> str:
     made_for, found = setting(*pair, "paper", count, BUDGET), dyn(pair, count).plan.decisions
     for policy in ("keep_all", "vdnn_conv", "vdnn_all"):
         for letter, algorithms in ALGORITHMS.items():
-            _, other = made_for.decide(policy, choose_algorithms(made_for.tape, TITAN_X, algorithms))
+            other = made_for.decide(policy, choose_algorithms(made_for.tape, TITAN_X, algorithms)).decisions
             if (other.fates, other.algorithms) == (found.fates, found.algorithms):
                 return f"{policy.removeprefix('vdnn_')} ({letter})"
     return "a mix"

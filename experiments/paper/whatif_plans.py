@@ -146,7 +146,7 @@ def _fewer(pair: Pair, algorithms: tuple[tuple[str, str], ...]) -> Decisions:
 
 
 def _laid_out(made_for: Setting, policy: Any, name: str, algorithms: dict[str, str]) -> Plan:
-    _, decisions = made_for.decide(policy, algorithms)
+    decisions = made_for.decide(policy, algorithms).decisions
     return make_plan(made_for.tape, decisions, policy=name, effort=0)
 
 

@@ -192,7 +192,7 @@ def dropped(made):
 
 def test_segments_are_equal_and_the_last_is_kept_whole():
     made = relus(9)
-    fates = checkpointing._segment_fates(made, checkpointing._cuts(made), 3)
+    fates = checkpointing._segment_fates(made, checkpointing.cuts_of(made), 3)
     assert [name for name, fate in fates.items() if fate is DROP] == ["y1", "y2", "y4", "y5"]
 
 
@@ -216,7 +216,7 @@ def test_segments_run_again_once():
 
 def test_cuts_of_a_network_with_skips_lie_between_its_blocks():
     tape = networks.tape_of(networks.residual())
-    (cuts,) = checkpointing._cuts(tape)
+    (cuts,) = checkpointing.cuts_of(tape)
     inside = {tape.ops[i].layer for i, _ in cuts}
     assert {"conv2", "bn2", "relu2", "conv3", "bn3"}.isdisjoint(inside)
     assert "relu3" in inside

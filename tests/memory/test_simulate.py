@@ -12,7 +12,7 @@ from handmade import COST, OFFLOADED, SMALL, plan
 from vdnn import models
 from vdnn.memory.contention import Contention
 from vdnn.memory.cost import roofline
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.planning import plan as make
 
@@ -82,7 +82,7 @@ def test_the_oracle_copies_only_inputs_and_results():
 def test_no_plan_is_faster_than_the_oracle(network):
     tape, cost = networks.tape_of(network()), roofline("host")
     oracle = oracle_seconds(tape, cost)
-    for policy in POLICIES:
+    for policy in OWN:
         assert simulate(make(tape, policy, cost=cost), cost).step_seconds >= oracle * (1 - 1e-12)
     assert simulate(make(tape, "keep_all", cost=cost), cost).step_seconds <= oracle * 1.2
 

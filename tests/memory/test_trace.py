@@ -9,7 +9,7 @@ import pytest
 from handmade import COST, OFFLOADED, SMALL, plan
 
 from vdnn.memory.cost import roofline
-from vdnn.memory.policy import POLICIES
+from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Event, Stall, Trace
 from vdnn.planning import plan as make
@@ -75,7 +75,7 @@ def test_the_timeline_adds_up_what_is_live_by_role(trace):
 
 
 @pytest.mark.parametrize("network", networks.NETWORKS)
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", OWN)
 def test_what_is_live_never_exceeds_the_peak_of_the_plan(network, policy):
     cost = roofline("host")
     made = make(network(), policy, cost=cost)

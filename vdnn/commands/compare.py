@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,10 +102,13 @@ class Known:
         from vdnn.planning import summary
 
         start = time.perf_counter()
-        name, decisions = setting.decide(policy, algorithms)
-        made = next((plan for plan, *_ in self.plans if plan.decisions == decisions), None)
+        said = setting.decide(policy, algorithms)
+        made = next(
+            (plan for plan, *_ in self.plans if (plan.tape, plan.decisions) == (said.tape, said.decisions)), None
+        )
         if made is None:
-            made = make_plan(setting.tape, decisions, undo=setting.undo, policy=name)
+            made = make_plan(said.tape, said.decisions, undo=setting.undo, policy=said.name)
+        made = replace(made, bound_seconds=said.bound_seconds)
         taken = time.perf_counter() - start
         if made.arena_bytes > setting.budget:
             if self.smallest is None:
@@ -121,7 +125,7 @@ class Known:
         from vdnn.memory.verify import verify
 
         for plan, trace, figures in self.plans:
-            if plan is made:
+            if plan.decisions is made.decisions:
                 return trace, figures
         verify(made)
         figures = jittered(made, setting.cost, jitter).summary() if jitter else None

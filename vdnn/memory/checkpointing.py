@@ -21,7 +21,7 @@ def checkpoint(tape: Tape, algorithms: Mapping[str, str]) -> Decisions:
     the last segment is kept whole, as backward needs it at once, and of the numbers of segments that are tried that
     one is taken whose plan has the lowest peak.  One segment is `keep_all`, so that no network needs more than that.
     """
-    cuts = _cuts(tape)
+    cuts = cuts_of(tape)
     most = 1 + max(map(len, cuts))
     counts = list(_counts(most))
     peaks: dict[int, int] = {}  # by place in counts
@@ -50,7 +50,7 @@ def _counts(most: int) -> Iterator[int]:
         count = max(count + 1, count * 5 // 4)
 
 
-def _cuts(tape: Tape) -> list[list[tuple[int, str]]]:
+def cuts_of(tape: Tape) -> list[list[tuple[int, str]]]:
     """The cuts of each round."""
     return [_round_cuts(tape, forward) for forward, _ in tape.rounds]
 

@@ -48,8 +48,8 @@ class Decisions:
                 otherwise; any other is dropped.  Tensors that share bytes share one fate.
     algorithms  {op: algorithm's name} for those that are not to be the default of the plan
     ahead       how many ops before its first backward use a prefetch may start; one number, or {tensor: number}
-    slack       how many ops after its last forward use the source of an offload is freed (the free waits for the copy
-                in any case); one number, or {tensor: number}
+    slack       how many ops after its last forward use the source of an offload is freed, and after its making a
+                result (the free waits for the copy in any case); one number, or {tensor: number}
     returns     "once": an offloaded tensor comes back once and stays until its last use; "each": it leaves again
                 between backward uses that have other ops between them, since the host still has its copy; one for all,
                 or {tensor: "each"} for some

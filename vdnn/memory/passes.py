@@ -240,7 +240,8 @@ def _scratch(step: Step, tape: Tape) -> int:
 def _lives(steps: list[Step], tape: Tape, decisions: Decisions) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """{place: buffers born there} and {place: buffers that die after it}."""
     lives: dict[str, list[list[int]]] = {}  # per buffer [born, last used], life after life
-    moved: dict[str, int] = {}  # which life of an offloaded buffer ends with its copy
+    moved: dict[str, int] = {}  # which life of an offloaded buffer, or of a result, ends with its copy
+    results = {tape.buffer_of[name] for name in tape.results}
     for i, step in enumerate(steps):
         reads, writes = _accesses(step, tape)
         for b in reads:
@@ -248,7 +249,7 @@ def _lives(steps: list[Step], tape: Tape, decisions: Decisions) -> tuple[dict[in
         for b in writes:
             if b not in reads:
                 lives.setdefault(b, []).append([i, i])
-        if step.kind == "offload" and decisions.fates.get(step.name) is Fate.OFFLOAD:
+        if step.kind == "offload" and (step.name in results or decisions.fates.get(step.name) is Fate.OFFLOAD):
             moved[step.name] = len(lives[step.name]) - 1
     computes = [i for i, s in enumerate(steps) if s.kind == "compute"]
     births: dict[int, list[str]] = {}

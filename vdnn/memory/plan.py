@@ -77,6 +77,7 @@ class Plan:
     steps        in the order in which they are issued; each stream runs its own in this order
     arena_bytes  size of the device slab that the layout needs
     host_bytes   size of the host slab: offloaded tensors, inputs, results and the undo area
+    bound_seconds  as a search says: no plan of the step is faster within the budget that this one was found for; else 0
     """
 
     tape: Tape
@@ -85,6 +86,7 @@ class Plan:
     arena_bytes: int
     host_bytes: int
     policy: str = ""
+    bound_seconds: float = 0.0
 
     # ---- figures
 

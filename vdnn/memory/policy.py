@@ -8,7 +8,10 @@ A policy names what it wants of
     algorithms  {op: algorithm} that the plan uses unless the policy says otherwise
     rules       "ours", or "paper" for the paper's own scheduling (see vdnn.memory.rules)
 
-and returns Decisions, or only {tensor: Fate}.
+    variant     a function: the same step in that many sub-batches, as another tape; MicroBatchError or LayerError if
+                there can be none.  None where only a tape was given
+
+and returns Decisions, or only {tensor: Fate}; for another tape (tape, Decisions), or what a search found.
 """
 
 from __future__ import annotations
@@ -16,21 +19,23 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vdnn.importing import imported
 from vdnn.memory.checkpointing import checkpoint
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
-from vdnn.memory.rules import EXTRACTION, offload_inputs
+from vdnn.memory.published import PUBLISHED
+from vdnn.memory.rules import EXTRACTION, offload_inputs, under
+from vdnn.memory.search import SECONDS, Found, Variant, find
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 
 Policy = Callable[..., Any]
-OFFERED = ("tape", "budget", "cost", "algorithms", "rules")
+OFFERED = ("tape", "budget", "cost", "algorithms", "rules", "variant")
 
 
 def keep_all() -> Decisions:
@@ -95,6 +100,39 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
     return least
 
 
+def search(
+    tape: Tape,
+    budget: int,
+    cost: Cost,
+    algorithms: Mapping[str, str],
+    rules: str = "ours",
+    variant: Variant | None = None,
+) -> Found:
+    """The fastest plan found within the budget, with a certificate; see vdnn.memory.search.
+
+    All other policies are asked first, so that it is never slower than one of them; then it has 10 seconds of its own.
+    """
+    return search_for(SECONDS, tape, budget, cost, algorithms, rules, variant)
+
+
+def search_for(
+    seconds: float,
+    tape: Tape,
+    budget: int,
+    cost: Cost,
+    algorithms: Mapping[str, str],
+    rules: str = "ours",
+    variant: Variant | None = None,
+) -> Found:
+    """`search` with so many seconds of its own, those of the other policies not counted."""
+    known = []
+    for name in POLICIES:
+        if name not in ("search", "baseline"):
+            decided = decide(name, tape, budget, cost, algorithms, rules, variant)
+            known.append((name, under(rules, decided.decisions), decided.tape))
+    return find(tape, budget, cost, seconds=seconds, known=known, variant=variant)
+
+
 def least(tape: Tape) -> Decisions:
     """Offload all that backward reads, and bring it back for each op that reads it, at the last moment.
 
@@ -107,9 +145,10 @@ def least(tape: Tape) -> Decisions:
 # ---- by name
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-POLICIES: dict[str, Policy] = {
+OWN: dict[str, Policy] = {
     f.__name__: f for f in (keep_all, baseline, vdnn_all, vdnn_conv, vdnn_dyn, checkpoint, least)
-}
+}  # the quick ones: a budget that is too small is answered with what these say
+POLICIES: dict[str, Policy] = {**OWN, **PUBLISHED, "search": search}
 
 
 # {policy: the rewrites of the tape that it is for}; all others are compared on the standard one
@@ -146,6 +185,19 @@ def rewrites_of(policy: Any) -> tuple[str, ...]:
     return REWRITES.get(name, STANDARD)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What a policy says: its name, the tape that it is for, and its decisions, resolved.
+
+    bound_seconds  no plan of the step within the budget is faster; 0 if the policy does not say
+    """
+
+    name: str
+    tape: Tape
+    decisions: Decisions
+    bound_seconds: float = 0.0
+
+
 def decide(
     policy: str | Policy,
     tape: Tape,
@@ -153,14 +205,15 @@ def decide(
     cost: Cost,
     algorithms: Mapping[str, str],
     rules: str = "ours",
-) -> tuple[str, Decisions]:
-    """(name, resolved decisions) of a policy.
+    variant: Variant | None = None,
+) -> Decided:
+    """What a policy says of a step.
 
     Raises PolicyError, DecisionError if what it returns does not fit the tape, and whatever the policy itself raises;
     the policy's name is with the error.
     """
     name, function = get(policy)
-    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms, rules), strict=True))
+    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms, rules, variant), strict=True))
     wanted = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in offered:
@@ -168,9 +221,17 @@ def decide(
         elif parameter.default is parameter.empty and parameter.kind not in _OPTIONAL:
             raise DecisionError(f"policy {name} asks for {parameter.name!r}; a policy may ask for {', '.join(OFFERED)}")
     try:
-        return name, resolve(function(**wanted), tape, algorithms)
+        return _decided(name, function(**wanted), tape, algorithms)
     except DecisionError as error:
         raise DecisionError(f"policy {name}: {error}") from error
     except Exception as error:
         error.add_note(f"in policy {name}")
         raise
+
+
+def _decided(name: str, said: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decided:
+    if isinstance(said, Found):
+        return Decided(name, said.plan.tape, said.plan.decisions, said.bound_seconds)
+    if isinstance(said, tuple) and len(said) == 2 and isinstance(said[0], Tape):
+        return Decided(name, said[0], resolve(said[1], said[0], {}))
+    return Decided(name, tape, resolve(said, tape, algorithms))

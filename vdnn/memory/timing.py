@@ -40,15 +40,15 @@ def timed(tape: Tape, decisions: Decisions, cost: Cost, algorithms: Mapping[str,
     used, least = ([plan.live_bytes[i] for i, _, _ in plan.computes()] for plan in (before, late))
     if len(least) != len(tape.ops):
         raise ValueError("only decisions that run nothing again can be timed")
-    moved = _Moved.of(tape, given, cost)
+    moved = Moved.of(tape, given, cost)
     for share in SHARES:
         limit = int(share * before.peak_bytes + (1 - share) * tape.resident_bytes)
         room = [max(limit, live) - always for live, always in zip(used, least, strict=True)]
         slack: dict[str, int] = {}
         ahead: dict[str, int] = {}
         for forward, backward in tape.rounds:  # whatever a round moves is back, and gone, before the next begins
-            slack |= _slacks(tape, forward, moved, room)
-            ahead |= _aheads(tape, backward, given, moved, room)
+            slack |= slacks_of(tape, forward, moved, room)
+            ahead |= aheads_of(tape, backward, given, moved, room)
         plan = sketch(tape, replace(given, ahead=ahead, slack=slack))
         if place(plan, 0).arena_bytes <= NEARLY * before.peak_bytes:
             return replace(decisions, ahead=ahead, slack=slack)
@@ -56,7 +56,7 @@ def timed(tape: Tape, decisions: Decisions, cost: Cost, algorithms: Mapping[str,
 
 
 @dataclass(frozen=True)
-class _Moved:
+class Moved:
     """What is offloaded, and the seconds that everything takes.
 
     ops      of each op of the tape
@@ -71,7 +71,8 @@ class _Moved:
     back: dict[str, float]
 
     @classmethod
-    def of(cls, tape: Tape, given: Decisions, cost: Cost) -> _Moved:
+    def of(cls, tape: Tape, given: Decisions, cost: Cost) -> Moved:
+        """That of these resolved decisions."""
         buffers = [tape.buffers[b] for b, fate in given.fates.items() if fate is Fate.OFFLOAD]
         return cls(
             [cost.op_seconds(tape, op, given.algorithms[op.name]) for op in tape.ops],
@@ -81,7 +82,7 @@ class _Moved:
         )
 
 
-def _slacks(tape: Tape, forward: range, moved: _Moved, room: list[int]) -> dict[str, int]:
+def slacks_of(tape: Tape, forward: range, moved: Moved, room: list[int]) -> dict[str, int]:
     """{buffer: for how many ops after its last forward use it stays}; `room` at each op loses what they take.
 
     One walk through forward: before each op go the sources that have left and, if the op would have no room, the
@@ -108,7 +109,7 @@ def _slacks(tape: Tape, forward: range, moved: _Moved, room: list[int]) -> dict[
     return slack | {buffer: forward.stop - 1 - last for buffer, last, _ in leaving}
 
 
-def _last_forward_uses(tape: Tape, forward: range, moved: _Moved) -> dict[int, list[tuple[str, bool]]]:
+def _last_forward_uses(tape: Tape, forward: range, moved: Moved) -> dict[int, list[tuple[str, bool]]]:
     """{op: the buffers that leave at it, and whether it only reads them}."""
     last: dict[str, tuple[int, bool]] = {}
     for i in forward:
@@ -121,7 +122,7 @@ def _last_forward_uses(tape: Tape, forward: range, moved: _Moved) -> dict[int, l
     return leaves
 
 
-def _aheads(tape: Tape, backward: range, given: Decisions, moved: _Moved, room: list[int]) -> dict[str, int]:
+def aheads_of(tape: Tape, backward: range, given: Decisions, moved: Moved, room: list[int]) -> dict[str, int]:
     """{buffer: how many ops before its first backward use it comes back}; `room` at each op loses what they take.
 
     One walk through backward: before each op go the prefetches, in the order of their use, that must start while it
@@ -129,7 +130,7 @@ def _aheads(tape: Tape, backward: range, given: Decisions, moved: _Moved, room: 
     """
     first = _first_uses(tape, backward, moved)
     starts = list(accumulate(moved.ops, initial=0.0))
-    latest = _latest_starts(first, moved, starts, starts[backward.stop])
+    latest = latest_starts(first, moved, starts, starts[backward.stop])
     waiting = deque(first)
     ahead: dict[str, int] = {}
     arrives: dict[str, float] = {}
@@ -151,7 +152,7 @@ def _aheads(tape: Tape, backward: range, given: Decisions, moved: _Moved, room: 
     return ahead
 
 
-def _first_uses(tape: Tape, backward: range, moved: _Moved) -> dict[str, int]:
+def _first_uses(tape: Tape, backward: range, moved: Moved) -> dict[str, int]:
     """{buffer: the first of these ops that reads it}, in order."""
     first: dict[str, int] = {}
     for i in backward:
@@ -161,7 +162,7 @@ def _first_uses(tape: Tape, backward: range, moved: _Moved) -> dict[str, int]:
     return first
 
 
-def _latest_starts(first: Mapping[str, int], moved: _Moved, starts: list[float], link: float) -> dict[str, float]:
+def latest_starts(first: Mapping[str, int], moved: Moved, starts: list[float], link: float) -> dict[str, float]:
     """{buffer: the latest start of its prefetch at which no op waits}, from the last to come back to the first.
 
     link    when all must be back
