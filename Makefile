@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test cupy lint bench scale predict kernels fragmentation pool least-budget gpu-test gpu-bench clean
+.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites test cupy \
+	lint bench scale predict kernels fragmentation pool least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-13s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-15s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/plot.stamp  ## train a small network in less memory than it needs
 	$(BIN)/python experiments/demo.py
@@ -34,6 +35,30 @@ scale: $(VENV)/plot.stamp  ## time planning from 100 to 10,000 layers
 
 predict: $(VENV)/plot.stamp  ## hold simulated step times against measured ones on this machine
 	$(BIN)/python experiments/predict.py
+
+vgg-e: $(VENV)/experiments.stamp  ## search VGG-E in 12, 10 and 8 GiB, with certificates (simulated)
+	$(BIN)/python experiments/vgg_e.py
+
+arena: $(VENV)/experiments.stamp  ## hold search against every published policy: 300 cells, about an hour (simulated)
+	$(BIN)/python experiments/arena.py --processes 2
+
+brute-force: $(VENV)/experiments.stamp  ## hold search against brute force on 500 small networks (simulated)
+	$(BIN)/python experiments/brute_force.py --processes 2
+
+certificates: $(VENV)/experiments.stamp  ## hold lower bounds against every policy's plans (simulated)
+	$(BIN)/python experiments/certificates.py
+
+monotone: $(VENV)/experiments.stamp  ## search 20 falling budgets per network (simulated)
+	$(BIN)/python experiments/monotone.py
+
+search-speed: $(VENV)/experiments.stamp  ## time search on one core, and its answer after a second
+	$(BIN)/python experiments/search_speed.py
+
+measured-search: $(VENV)/experiments.stamp  ## run plans of search and others in turn on this machine (measured)
+	$(BIN)/python experiments/measured_search.py
+
+rewrites: $(VENV)/experiments.stamp  ## what each rewrite of the tape is worth (simulated)
+	$(BIN)/python experiments/rewrites.py
 
 kernels: $(VENV)/plot.stamp  ## time every convolution algorithm
 	$(BIN)/python experiments/kernels_conv.py

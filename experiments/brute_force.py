@@ -218,13 +218,14 @@ def summary(rows: Sequence[Row]) -> tuple[str, bool]:
     hits = sum(row.is_hit for row in rows) / len(rows)
     missed = [row.seed for row in rows if row.ratio == inf]
     worst = max((row.ratio for row in rows if row.ratio < inf), default=1.0)
+    above = sum(row.bound > min(row.search, row.enumerated) * (1 + EQUAL) for row in rows)
     text = (
         f"{len(rows)} networks, simulated: search hits {hits:.1%} (at least {HITS:.0%} wanted), at worst {worst:.4f} "
         f"(at most {WORST}), finds no plan in {len(missed)} budgets that have one; it is faster than all that was "
         f"enumerated in {sum(row.search * (1 + EQUAL) < row.enumerated for row in rows)}; "
-        f"enumerated as a whole {sum(row.is_whole for row in rows) / len(rows):.1%}"
+        f"enumerated as a whole {sum(row.is_whole for row in rows) / len(rows):.1%}; bounds above a plan: {above}"
     )
-    return text, hits >= HITS and worst <= WORST and not missed
+    return text, hits >= HITS and worst <= WORST and not missed and not above
 
 
 @click.command()

@@ -17,6 +17,7 @@ from vdnn.memory.published.pofo import pofo
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import fastest, sketch, trial
 from vdnn.memory.verify import verify
+from vdnn.network import Role
 from vdnn.setting import kernels_named
 
 TITAN = roofline("titan-x")
@@ -239,6 +240,16 @@ def test_the_stages_take_as_long_as_the_ops(vgg):
     total = sum(TITAN.op_seconds(vgg, op, chosen[op.name]) for op in vgg.ops)
     stages = chains_of(vgg, TITAN, chosen)[0].stages
     assert sum(s.forward_seconds + s.backward_seconds for s in stages) == pytest.approx(total)
+
+
+def test_the_gradients_of_earlier_sub_batches_are_taken_whatever_is_decided(vgg):
+    tape = build(models.get("vgg11", batch=16), kernels_named("numpy"), optimizers.get("sgd"), micro_batches=2)
+    first, second = chains_of(tape, TITAN, fastest(tape, TITAN))
+    weights = sum(tape.buffers[b].nbytes for b in tape.buffers if tape.buffers[b].role is Role.WEIGHT)
+    assert second.always_bytes - first.always_bytes == weights  # as large as what they are the gradients of
+    assert [(s.output, s.output_bytes) for s in second.stages] == [
+        (s.output and f"{s.output}@2", s.output_bytes) for s in first.stages
+    ]
 
 
 @pytest.mark.parametrize("share", [0.75, 0.5, 0.25, 0.1])

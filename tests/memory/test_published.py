@@ -9,17 +9,21 @@ from handmade import KIB, SecondPerKiB, op, tape
 
 from vdnn import models, optimizers
 from vdnn.building import build
+from vdnn.layers.base import LayerError
 from vdnn.memory.cost import measured, roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.passes import make_plan
 from vdnn.memory.policy import decide
 from vdnn.memory.published import PUBLISHED
+from vdnn.memory.published.fitting import sizeable
 from vdnn.memory.published.meter import Meter
 from vdnn.memory.published.recompute import Recompute
+from vdnn.memory.published.running import Running
 from vdnn.memory.published.swapping import Link, accesses
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import fastest, sketch
 from vdnn.memory.verify import verify
+from vdnn.micro_batches import MicroBatchError
 from vdnn.setting import kernels_named
 
 CONV = {"kind": "conv"}
@@ -152,6 +156,112 @@ def test_swap_advisor_swaps_what_is_used_furthest_in_the_future_and_fetches_it_a
     assert roomy.ahead["y1"] == 1
 
 
+# ---- sub-batches
+
+
+def two_rounds(parts=2, batch=256):
+    """A network without batch norm whose batch comes in so many parts."""
+    network = models.get("vgg11", batch=batch)
+    return build(network, kernels_named("numpy", 1), optimizers.get("momentum"), micro_batches=parts)
+
+
+def in_parts(budget, variant):
+    whole, cost = setting("vgg11", 256)[:2]
+    found = decide(PUBLISHED["modnn"], whole, budget, cost, fastest(whole, cost), variant=variant)
+    return found, make_plan(found.tape, found.decisions)
+
+
+def test_modnn_takes_the_whole_batch_where_nothing_has_to_move():
+    found, _ = in_parts(setting("vgg11", 256)[2] * 11 // 10, two_rounds)
+    assert found.tape is setting("vgg11", 256)[0]
+    assert moved(found.decisions) == {}
+
+
+def test_modnn_takes_sub_batches_where_the_whole_batch_cannot_fit():
+    whole = setting("vgg11", 256)[0]
+    budget = whole.floor_bytes - 1
+    asked = []
+
+    def variant(parts):
+        asked.append(parts)
+        return two_rounds(parts)
+
+    found, plan = in_parts(budget, variant)
+    verify(plan)
+    assert plan.arena_bytes <= budget
+    assert asked == [2, 4, 8, 16]  # the largest sub-batch first
+    assert found.tape.micro_batches in asked
+    assert set(found.decisions.algorithms) == {o.name for o in found.tape.ops}
+
+
+def test_modnn_without_sub_batches_is_for_the_tape_that_it_is_given():
+    whole = setting("vgg11", 256)[0]
+    found, _ = in_parts(whole.floor_bytes // 2, None)
+    assert found.tape is whole
+
+
+@pytest.mark.parametrize("error", [LayerError, MicroBatchError])
+def test_modnn_stays_with_the_whole_batch_where_there_can_be_no_sub_batches(error):
+    def variant(parts):
+        raise error(f"no {parts} parts")
+
+    whole = setting("vgg11", 256)[0]
+    found, _ = in_parts(whole.floor_bytes // 2, variant)
+    assert found.tape is whole
+
+
+def test_modnn_says_the_smallest_plan_where_nothing_fits():
+    found, _ = in_parts(KIB, two_rounds)
+    least = min((setting("vgg11", 256)[0], *map(two_rounds, (2, 4, 8, 16))), key=lambda t: t.floor_bytes)
+    assert found.tape.micro_batches == least.micro_batches > 1
+
+
+@pytest.mark.parametrize("policy", PUBLISHED)
+def test_its_plan_of_two_sub_batches_is_safe_and_fits(policy):
+    built, cost = two_rounds(batch=16), roofline("titan-x")
+    whole = sketch(built, resolve({}, built, fastest(built, cost))).peak_bytes
+    budget = (built.floor_bytes + 2 * whole) // 3
+    decisions = decided(policy, budget, cost, built)
+    plan = make_plan(built, decisions)
+    verify(plan)
+    assert policy not in HEEDING or plan.arena_bytes <= budget
+
+
+def test_the_meter_shows_the_peak_of_two_sub_batches_with_reruns():
+    built, cost = two_rounds(batch=16), roofline("titan-x")
+    fates = {b: OFFLOAD if k % 2 else DROP for k, b in enumerate(sizeable(built)) if b.startswith("conv")}
+    for returns in ("once", "each"):
+        decisions = Decisions(fates, ahead=0, returns=returns)
+        reading = Meter(built, fastest(built, cost)).read(decisions)
+        plan = sketch(built, resolve(decisions, built, fastest(built, cost)))
+        assert reading.live.tolist() == [plan.live_bytes[i] for i, _, _ in plan.computes()]
+
+
+def test_reruns_lie_in_the_backward_half_of_their_round():
+    running = Running.of(CHAIN, resolve({"y1": DROP}, CHAIN, {}))
+    assert [o.name for o in running.tape.ops] == ["f1", "f2", "f3", "f4", "b4", "b3", "b2", "f1", "b1"]
+    assert running.rounds == ((range(4), range(4, 9)),)
+
+
+def test_each_round_begins_behind_the_last_op_of_the_one_before():
+    built = two_rounds(batch=16)
+    running = Running.of(built, resolve({"conv1_1.y": DROP}, built, {}))
+    again = len(running.tape.ops) - len(built.ops)
+    (forward, backward), (later, last) = built.rounds
+    assert again >= 1
+    assert running.rounds[0] == (forward, range(backward.start, backward.stop + again))
+    assert running.rounds[1] == (
+        range(later.start + again, later.stop + again),
+        range(last.start + again, last.stop + again),
+    )
+
+
+def test_buffers_of_rounds_take_turns():
+    found = sizeable(two_rounds(batch=16))
+    assert [b for b in found if "@" in b] == [f"{b}@2" for b in found if "@" not in b]
+    assert [b.partition("@")[0] for b in found[::2]] == [b.partition("@")[0] for b in found[1::2]]
+
+
 # ---- what they weigh
 
 
@@ -194,8 +304,8 @@ def test_the_meter_shows_the_peak_of_a_sketch(fates):
 
 
 @cache
-def setting(name):
-    built = build(models.get(name, batch=16), kernels_named("numpy", 1), optimizers.get("momentum"))
+def setting(name, batch=16):
+    built = build(models.get(name, batch=batch), kernels_named("numpy", 1), optimizers.get("momentum"))
     cost = roofline("titan-x")
     whole = sketch(built, resolve({}, built, fastest(built, cost))).peak_bytes
     return built, cost, whole

@@ -72,18 +72,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """The stages of a round, stage 0 first, and the bytes that are taken whatever is decided: weights, small tensors,
-    the gradients of earlier rounds.
-    """
+    """The stages of a round, stage 0 first, and what is taken anyway: weights, small tensors, earlier gradients."""
 
     stages: tuple[Stage, ...]
     always_bytes: int
 
 
 def chains_of(tape: Tape, cost: Cost, algorithms: Mapping[str, str], returns: str = "once") -> list[Chain]:
-    """The chain of each round of `tape` with the times of `cost` for these algorithms {op: name}; `returns` as in
-    Decisions.
-    """
+    """The chain of each round, with the times of `cost` for these {op: algorithm}; `returns` as in Decisions."""
     reader = _Reader(tape, cost, algorithms, returns)
     return [reader.chain(number) for number in range(len(tape.rounds))]
 
@@ -143,12 +139,11 @@ class _Reader:
         outputs = [b for _, b in cuts[1:]] + [""]
         backward = self._backward_ops(number, ends)
         self.waiting = self.gradients[forward.start]
-        stages = [self._with_output(Stage(), source)]
+        stages = [self._with_output(source)]
         for k, (end, output) in enumerate(zip(ends, outputs, strict=True)):
             stages.append(self._stage(range(cuts[k][0] + 1, end + 1), backward[k], cuts[k][1], output))
         always = [b for b in (*self.small, *inputs) if b != source and self.first[b] in forward]
-        staying = tape.resident_bytes + self.waiting
-        return Chain(tuple(stages), staying + sum(self.size[b] for b in always))
+        return Chain(tuple(stages), tape.resident_bytes + self.waiting + sum(self.size[b] for b in always))
 
     def _backward_ops(self, number: int, ends: Sequence[int]) -> list[list[int]]:
         """For each stage, the places of its backward ops; sums and updates go with the op before them."""
@@ -163,8 +158,7 @@ class _Reader:
             ops[at].append(i)
         return ops
 
-    def _with_output(self, stage: Stage, output: str, **more: object) -> Stage:
-        fields = {name: getattr(stage, name) for name in Stage.__dataclass_fields__} | more
+    def _with_output(self, output: str, **fields: Any) -> Stage:
         if output:
             fields |= {"output": output, "output_bytes": self.size[output]}
             fields |= {"output_out": self._copy([output], "offload"), "output_in": self._copy([output], "prefetch")}
@@ -180,7 +174,7 @@ class _Reader:
         inside = tuple(b for b in self.saved if self.first[b] in forward and b not in (source, output))
         fields = self._times(forward, backward, inside) | self._sizes(forward, backward, source, inside, output)
         fields |= self._copies(forward, backward, source, inside)
-        return self._with_output(Stage(), output, inside=inside, **fields)
+        return self._with_output(output, inside=inside, **fields)
 
     def _times(self, forward: range, backward: list[int], inside: tuple[str, ...]) -> dict[str, float]:
         again = [i for i in forward if self.tape.ops[i].is_forward]
