@@ -1,6 +1,17 @@
-"""Counts that tests record as properties are summed at the end of a run."""
+"""A cache of the tests' own; and counts that tests record as properties are summed at the end of a run."""
 
 from collections import Counter
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Searches keep their results where no user has any."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VDNN_CACHE", str(folder))
+        yield folder
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,16 +8,17 @@ import networks
 import pytest
 from click.testing import CliRunner
 
-from vdnn import models
+from vdnn import models, plot_front
 from vdnn.__main__ import main
 from vdnn.budgets import budget_bytes, is_relative, keep_all_bytes
 from vdnn.memory.cost import roofline
+from vdnn.memory.decisions import Decisions
 from vdnn.memory.jitter import jittered
 from vdnn.memory.trial import fastest
 from vdnn.planning import plan, summary
-from vdnn.plot_front import front, front_picture
-from vdnn.setting import make_setting
-from vdnn.tables import comparison_table
+from vdnn.plot_front import front, front_picture, new_figure
+from vdnn.result_tables import comparison_table
+from vdnn.setting import Setting, make_setting
 from vdnn.units import UnitError, parse_bytes
 
 COMPARE = ("compare", "digits_vgg", "--policy", "keep_all", "--policy", "vdnn_all")
@@ -66,7 +67,9 @@ def test_other_budgets_are_what_they_were(setting):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("floor+12Gx", "units are"), ("floor-900GiB", "more than 0 bytes"), ("flor+1%", "no amount")]
+    ("text", "message"),
+    [("floor+12Gx", "units are"), ("floor-900GiB", "more than 0 bytes"), ("flor+1%", "no amount")]
+    + [(form.format("9" * 400), "no amount of memory") for form in ("floor+{}%", "floor+{}GiB", "keep_all-{}", "{}MB")],
 )
 def test_a_relative_budget_that_makes_no_sense_is_refused(text, message, setting):
     with pytest.raises(UnitError, match=message):
@@ -120,6 +123,7 @@ def test_the_file_has_a_line_of_figures_per_plan(tmp_path):
         parts = [int(line[k] or 0) for k in line if k.startswith("peak_") and k != "peak_bytes"]
         assert sum(parts) == figures["peak_bytes"]
     assert "planning_seconds_measured" in lines[0]
+    assert lines[0]["rewrites"].split() == found[0]["rewrites"]
     assert not any(name.endswith("_seconds") for name in lines[0])
 
 
@@ -159,6 +163,9 @@ def test_jitter_is_shown_and_is_that_of_the_plan():
     [
         (["--picture", "arena.gif"], "must end in one of .png, .svg, .pdf"),
         (["--csv", "no/such/arena.csv"], "No such file"),
+        (["--csv", ""], "the name of a file to write is empty"),
+        (["--picture", ""], "--picture '': its name must end in one of"),
+        (["--jitter", ""], "such as 10% or 0.1, not ''"),
         (["--jitter", "much"], "such as 10% or 0.1, not 'much'"),
         (["--jitter", "150%"], "from 0 to 1"),
         (["--budget", "floor+3Gx"], "units are"),
@@ -172,11 +179,75 @@ def test_a_wrong_command_is_refused_with_status_2(arguments, message):
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jitter", ""], "such as 10% or 0.1, not ''"),
+        (["--trace", ""], "the name of a file to write is empty"),
+        (["--picture", ""], "--picture '': its name must end in one of"),
+        (["--budget", "floor+" + "9" * 400 + "%"], "no amount of memory"),
+    ],
+)
+def test_plan_ignores_nothing_that_is_empty_or_beyond_all_bounds(options, message):
+    result = run("plan", "digits_vgg", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_without_any_jitter_nothing_is_slower():
+    assert "median 1.000, p95 1.000, worst 1.000, simulated" in run("plan", "digits_vgg", "--jitter", "0").stdout
+    found = json.loads(run(*COMPARE, "--jitter", "0", "--json").stdout)
+    assert [each["jitter"]["p95_slowdown"] for each in found] == [1.0, 1.0]
+    assert "durations varying by 0%, simulated" in run(*COMPARE, "--jitter", "0%").stdout
+
+
+def test_the_command_line_speaks_of_its_own_options():
+    result = run("plan", "resnet18", "--batch", 2, "--micro-batches", 2)
+    assert result.exit_code == 2
+    assert "--allow-coupled accepts" in result.stderr
+    assert "allow_coupled" not in result.stderr
+
+
+def test_training_says_where_relative_budgets_are_for():
+    result = run("train", "digits_vgg", "--budget", "floor+10%")
+    assert result.exit_code == 2
+    assert "are for vdnn plan and vdnn compare" in result.stderr
+    assert "are for" not in run("train", "digits_vgg", "--budget", "12Gx").stderr
+
+
+def test_where_nothing_fits_it_says_whose_floor_and_whose_policies_these_are():
+    error = run("plan", "digits_vgg", "--budget", "100KiB").stderr
+    assert "which no plan of the whole batch can undercut" in error
+    assert "none of vdnn's own fits this budget; vdnn compare tries the published ones" in error
+    parted = run("plan", "networks:chain", "--budget", "1KiB", "--micro-batches", 2).stderr
+    assert "which no plan in 2 parts can undercut" in parted
+
+
+def test_floor_and_oracle_are_those_of_the_batch_that_was_asked_for_whatever_a_policy_chooses():
+    whole = plan(networks.chain(64), "keep_all", threads=1)
+    arguments = ("--batch", 64, "--threads", 1, "--policy", "keep_all", "--policy", "test_cli_compare:halved")
+    found = json.loads(run("compare", "networks:chain", *arguments, "--json").stdout)
+    assert [each["micro_batches"] for each in found] == [1, 2]
+    assert {each["floor_bytes"] for each in found} == {whole.floor_bytes}
+    assert len({each["oracle_seconds"] for each in found}) == 1
+    text = run("compare", "networks:chain", *arguments).stdout
+    assert "parts" in text
+    assert "floor of the whole batch" in text
+    alone = run("plan", "networks:chain", *arguments[:4], *arguments[-2:]).stdout
+    assert "floor and oracle are those of the whole batch" in alone
+
+
+def halved(tape, variant=None):
+    """Everything kept, in two sub-batches where the policy may choose."""
+    return (variant(2), Decisions()) if variant else Decisions()
+
+
 # ---- the picture
 
 
 def made_up(policy, budget, seconds, fits=True, **others):
     figures = {"network": "net", "batch": 2, "optimizer": "sgd", "hardware": "host", "floor_bytes": 2 << 20}
+    figures |= {"micro_batches": 1, "asked_micro_batches": 1}
     figures |= {"policy": policy, "budget_bytes": budget << 20, "step_seconds": seconds, "fits": fits}
     return figures | {"oracle_seconds": 1.0, "time": "simulated", **others}
 
@@ -207,6 +278,32 @@ def test_the_picture_names_policies_oracle_bound_floor_and_where_nothing_fits(tm
     assert "<!-- a title -->" in text
 
 
+def lines_of(arena, tmp_path, monkeypatch):
+    """{label: line} of what is drawn."""
+    figures = []
+    monkeypatch.setattr(plot_front, "new_figure", lambda: figures.append(new_figure()) or figures[-1])
+    front_picture(arena, tmp_path / "arena.png")
+    (axes,) = figures[0].axes
+    return axes, {line.get_label(): line for line in axes.lines}
+
+
+def test_policies_are_drawn_in_steps_and_bounds_without_a_line(tmp_path, monkeypatch):
+    axes, lines = lines_of(ARENA, tmp_path, monkeypatch)
+    assert lines["slow"].get_drawstyle() == lines["quick"].get_drawstyle() == "steps-post"
+    assert lines["lower bound"].get_linestyle() == "None"
+    assert axes.get_title(loc="left") == "net, batch 2, sgd, on host, simulated: oracle 1.00 s"
+
+
+def test_the_picture_says_whose_parts_and_whose_floor_it_shows(tmp_path, monkeypatch):
+    asked = [made_up("slow", n, 1.4, micro_batches=2, asked_micro_batches=2) for n in (1, 3)]
+    axes, _ = lines_of(asked, tmp_path, monkeypatch)
+    assert "net, batch 2 in 2 parts, sgd" in axes.get_title(loc="left")
+    assert [t.get_text().strip() for t in axes.texts] == ["floor 2.00 MiB"]
+    axes, _ = lines_of([*ARENA, made_up("modnn", 4, 1.2, micro_batches=2)], tmp_path, monkeypatch)
+    assert "net, batch 2, sgd" in axes.get_title(loc="left")
+    assert "floor of the whole batch 2.00 MiB" in [t.get_text().strip() for t in axes.texts]
+
+
 @pytest.mark.parametrize("arena", [ARENA[:2], [made_up("slow", 3, 1.0)], [*ARENA, made_up("least", 3, 60.0)]])
 def test_there_is_a_picture_of_any_arena(tmp_path, arena):
     assert front_picture(arena, tmp_path / "arena.png").stat().st_size > 10_000
@@ -218,7 +315,8 @@ def test_compare_draws_it(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", [COMPARE, ("plan", "digits_vgg")])
+def test_without_matplotlib_it_says_what_to_install_before_it_plans(command, tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest):
@@ -227,6 +325,10 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    result = run(*COMPARE, "--picture", tmp_path / "arena.png")
+    planned = []
+    monkeypatch.setattr(Setting, "decide", lambda *arguments: planned.append(arguments))
+    result = run(*command, "--picture", tmp_path / "arena.png")
     assert result.exit_code == 2
+    assert planned == []
+    assert result.stdout == ""
     assert "pip install 'vdnn[plot]'" in result.stderr

@@ -15,6 +15,7 @@ from vdnn.memory.decisions import Decisions
 from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.planning import BudgetError, plan
+from vdnn.result_tables import fit_table
 from vdnn.units import format_bytes
 
 FIT = ("fit", "digits_vgg", "--hardware", "host", "--threads", "1")
@@ -94,6 +95,42 @@ def test_a_policy_is_asked_by_each_batch_for_itself():
     assert found.policy == "kept"
 
 
+def test_with_sub_batches_every_batch_that_is_tried_comes_in_so_many_parts():
+    (found,) = fit(networks.chain(4), budget="100KiB", policies=["keep_all"], hardware="host", micro_batches=4)
+    assert found.smallest == 4
+    assert found.value % 4 == 0
+    assert found.refused_value == found.value + 4
+    assert found.summary()["micro_batches"] == 4
+    more = plan(networks.chain(), "keep_all", batch=found.value, budget="100KiB", hardware="host", micro_batches=4)
+    assert more.arena_bytes == found.plan.arena_bytes
+
+
+def halved(tape, variant=None):
+    """Everything kept, in two sub-batches where the batch has an even number of samples."""
+    return (variant(2), Decisions()) if variant and tape.batch % 2 == 0 else Decisions()
+
+
+def test_a_policy_that_chooses_sub_batches_may_go_below_the_floor_of_the_whole_batch():
+    options = {"hardware": "host", "threads": 1, "algorithms": "memory"}
+    parts = plan(networks.chain(64), halved, **options)
+    budget = parts.arena_bytes
+    assert plan(networks.chain(64), "keep_all", **options).floor_bytes > budget
+    (found,) = fit(networks.chain(64), budget=budget, policies=[halved], **options)
+    assert found.value >= 64
+    assert found.plan.tape.micro_batches == 2
+    assert not found.is_refused_by_floor
+
+
+def test_the_table_has_the_parts_where_there_are_any():
+    whole, parted = (
+        fit(networks.chain(4), budget="100KiB", policies=["keep_all"], hardware="host", micro_batches=k) for k in (1, 2)
+    )
+    assert "parts" not in fit_table(whole)
+    lines = fit_table([*whole, *parted]).splitlines()
+    at = next(line for line in lines if "parts" in line).index("parts") + len("parts") - 1
+    assert [line[at] for line in lines[-2:]] == ["1", "2"]
+
+
 def test_a_depth_is_one_that_the_family_has():
     (found,) = fit("vgg16", vary="depth", batch=2, budget="2GiB", policies=["keep_all"])
     assert found.value in (11, 13, 16, 19, *range(21, 100, 5))
@@ -152,15 +189,24 @@ def test_where_not_even_one_sample_fits_it_says_the_numbers():
     result = run(*FIT, "--budget", "100KiB", "--policy", "keep_all", "--policy", "least")
     (least,) = [line for line in result.stderr.splitlines() if "not even" in line]
     assert result.exit_code == 3
-    assert least.startswith("not even batch 1 fits: needed ")
+    assert least.startswith("not even batch 1 fits: needed at least ")
     assert least.endswith("available 100 KiB (102400 bytes)")
-    assert "none: batch 1 takes" in result.stdout
+    assert "none: batch 1 takes at least " in result.stdout
+
+
+def test_what_a_plan_of_one_sample_takes_is_said_without_at_least():
+    one = plan(models.get("digits_vgg", batch=1), "keep_all", threads=1, hardware="host")
+    assert one.floor_bytes < one.arena_bytes - 1
+    result = run(*FIT, "--budget", one.arena_bytes - 1, "--policy", "keep_all")
+    assert f"needed {format_bytes(one.arena_bytes)} ({one.arena_bytes} bytes)" in result.stderr
+    assert f"batch 1 takes {format_bytes(one.arena_bytes)}" in result.stdout
 
 
 def test_what_is_needed_for_one_sample_is_the_floor_where_that_is_too_much():
     (found,), _ = fit_json("--budget", "100KiB", "--policy", "keep_all")
     one = plan(models.get("digits_vgg", batch=1), "keep_all", threads=1)
     assert (found["largest"], found["refused"], found["refused_bytes"]) == (None, 1, one.floor_bytes)
+    assert found["is_refused_by_floor"] is True
     assert format_bytes(one.floor_bytes) in run(*FIT, "--budget", "100KiB", "--policy", "keep_all").stderr
 
 

@@ -231,7 +231,7 @@ def test_what_would_fit_does_fit(policy):
 def test_if_no_policy_is_named_none_fits():
     net = networks.chain(batch=64)
     budget = needed(net, "vdnn_all", algorithms="memory") - 512
-    with pytest.raises(BudgetError, match="policy     none of those by name fits") as caught:
+    with pytest.raises(BudgetError, match="policy     none of vdnn's own fits") as caught:
         plan(net, "vdnn_all", budget=budget)
     assert caught.value.advice.policy == ""
     for name in OWN:

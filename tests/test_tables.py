@@ -8,9 +8,11 @@ import pytest
 from vdnn.memory.cost import roofline
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD
 from vdnn.memory.policy import OWN
-from vdnn.memory.simulate import simulate
+from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.planning import plan, summary
-from vdnn.tables import comparison_table, plan_html, plan_table, rows
+from vdnn.result_tables import comparison_table
+from vdnn.tables import plan_html, plan_table, rows
+from vdnn.units import format_bytes
 
 COST = roofline("host")
 
@@ -95,6 +97,37 @@ def test_what_is_the_same_for_all_plans_stands_in_the_title():
     differing = comparison_table([one, other])
     assert "budget 1.00 GiB" not in differing
     assert "1.00 MiB" in differing
+
+
+def test_floor_and_oracle_are_those_of_the_step_that_was_asked_for():
+    whole = plan(networks.chain(), "keep_all", hardware="host")
+    parts = plan(networks.chain(), "keep_all", hardware="host", micro_batches=4)
+    found, alone = summary(parts, COST, whole=whole.tape), summary(parts, COST)
+    assert (found["floor_bytes"], found["oracle_seconds"]) == (whole.floor_bytes, oracle_seconds(whole.tape, COST))
+    assert (alone["floor_bytes"], alone["oracle_seconds"]) == (parts.floor_bytes, oracle_seconds(parts.tape, COST))
+    assert whole.floor_bytes > parts.floor_bytes
+    assert [(s["micro_batches"], s["asked_micro_batches"]) for s in (found, alone)] == [(4, 1), (4, 4)]
+
+
+def test_plans_in_sub_batches_say_so_in_a_column_of_their_own():
+    whole = plan(networks.chain(), "keep_all", hardware="host")
+    parts = plan(networks.chain(), "vdnn_all", hardware="host", micro_batches=4)
+    one, other, asked = summary(whole, COST), summary(parts, COST, whole=whole.tape), summary(parts, COST)
+    assert "parts" not in comparison_table([one, one])
+    lines = comparison_table([one, other]).splitlines()
+    assert lines[0].startswith("chain, batch 4, momentum")
+    assert f"floor of the whole batch {format_bytes(whole.floor_bytes)}, oracle " in lines[2]
+    assert [line.split()[1] for line in lines[-2:]] == ["1", "4"]
+    assert comparison_table([asked]).startswith("chain, batch 4 in 4 parts, momentum")
+    assert "of the whole batch" not in comparison_table([asked])
+
+
+def test_the_title_says_what_the_columns_under_jitter_are():
+    one = summary(plan(networks.chain(), "keep_all", hardware="host"), COST)
+    shaken = {**one, "jitter": {"jitter": 0.1, "median_slowdown": 1.01, "p95_slowdown": 1.02}}
+    said = "median, p95: step over the undisturbed step, durations varying by 10%, simulated"
+    assert said in comparison_table([one, shaken]).splitlines()
+    assert "durations varying" not in comparison_table([one])
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -3,8 +3,11 @@
 from vdnn import layers, models, schedules
 from vdnn.building import build
 from vdnn.descriptions import CheckpointError
+from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
 from vdnn.inputs import InputError
+from vdnn.ladder import FitError
+from vdnn.largest import Largest, fit
 from vdnn.layers import Algorithm, Init, Layer, LayerError, ShapeError, Shapes, Spec, check_layer
 from vdnn.memory.cost import Contention, measured, roofline
 from vdnn.memory.cuda import CudaDevice
@@ -12,7 +15,9 @@ from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, DecisionError, Decisions,
 from vdnn.memory.device import Device, DeviceError
 from vdnn.memory.execute import execute, walk
 from vdnn.memory.host import HostDevice
+from vdnn.memory.jitter import Jitter, JitterError, expected_seconds, jittered
 from vdnn.memory.plan import Plan, PlanError, Step
+from vdnn.memory.searching import SearchError, searching
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Event, Trace
 from vdnn.memory.verify import verify
@@ -42,10 +47,15 @@ __all__ = [
     "Epoch",
     "Evaluation",
     "Event",
+    "Explanation",
     "Fate",
+    "FitError",
     "HostDevice",
     "Init",
     "InputError",
+    "Jitter",
+    "JitterError",
+    "Largest",
     "Layer",
     "LayerError",
     "Network",
@@ -54,6 +64,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Role",
+    "SearchError",
     "ShapeError",
     "Shapes",
     "Spec",
@@ -66,12 +77,17 @@ __all__ = [
     "build",
     "check_layer",
     "execute",
+    "expected_seconds",
+    "explain",
+    "fit",
+    "jittered",
     "layers",
     "measured",
     "models",
     "plan",
     "roofline",
     "schedules",
+    "searching",
     "simulate",
     "verify",
     "walk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -28,13 +29,13 @@ def budget_bytes(budget: int | str | None, setting: Setting, algorithms: Mapping
     keep_all         the arena of the plan that keeps everything, by `algorithms`; keep_all-1GiB is 1 GiB less
     floor+25%        percentages after a mark are of the span between the two marks, so keep_all-75% is the same
 
-    Raises UnitError for what cannot be read, and for a budget of no bytes.
+    Raises UnitError for what cannot be read, for a budget of no bytes, and for numbers beyond all bounds.
     """
     if budget is None:
         return setting.cost.memory_bytes
     found = _RELATIVE.fullmatch(budget) if isinstance(budget, str) else None
     if found is None:
-        return parse_bytes(budget, setting.cost.memory_bytes)
+        return _parsed(budget, setting.cost.memory_bytes)
     mark, sign, amount = found.groups()
     floor = setting.tape.floor_bytes
     share = _SHARE.fullmatch(amount) if amount else None
@@ -42,13 +43,26 @@ def budget_bytes(budget: int | str | None, setting: Setting, algorithms: Mapping
     all_kept = keep_all_bytes(setting, algorithms) if needs_span else floor
     base = floor if mark.lower() == "floor" else all_kept
     if share is not None:
-        change = round((all_kept - floor) * float(share[1]) / 100)
+        change = _rounded((all_kept - floor) * float(share[1]) / 100, share[1])
     else:
-        change = parse_bytes(amount) if amount else 0
+        change = _parsed(amount) if amount else 0
     total = base - change if sign == "-" else base + change
     if total <= 0:
         raise UnitError(f"{budget!r}: {base} bytes less {change} leave {total}; memory is more than 0 bytes")
     return total
+
+
+def _rounded(amount: float, text: str) -> int:
+    if not math.isfinite(amount):
+        raise UnitError(f"a number of {len(text)} digits, {text[:8]}..., is no amount of memory")
+    return round(amount)
+
+
+def _parsed(text: int | str, total: int | None = None) -> int:
+    try:
+        return parse_bytes(text, total)
+    except OverflowError as error:
+        raise UnitError(f"{str(text)[:8]}..., of {len(str(text))} digits, is no amount of memory") from error
 
 
 def keep_all_bytes(setting: Setting, algorithms: Mapping[str, str]) -> int:

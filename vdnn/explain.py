@@ -15,13 +15,12 @@ from typing import Any
 
 from vdnn.collector import collector_paused
 from vdnn.memory.cost import Cost
-from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Fate
+from vdnn.memory.decisions import Fate
 from vdnn.memory.passes import rerun_dropped
 from vdnn.memory.plan import Plan
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import COPIES, Trace
-from vdnn.network import Role
-from vdnn.reasons import reason
+from vdnn.reasons import Case, reason
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,10 @@ class Row:
     hidden_seconds  of these, the time in which an op ran
     stall_seconds   in which compute waited for one of its copies
     rerun_seconds   of reruns there would not be if it were kept, and all else stayed as it is
-    saved_bytes     by which the plan's peak would be higher if its bytes stayed where it is away
+    saved_bytes     by which the plan's peak would be higher if its bytes stayed where it is away, and all else was
+                    as it is.  What is made again with others, as batch norm's statistics are, would come and go even
+                    if it were kept.  And what leaving "would free at the peak" of a tensor that is kept makes the
+                    peak no lower where as much is live at another place
     """
 
     tensor: str
@@ -89,21 +91,37 @@ class Facts:
         self.times = [(event.start or 0.0, event.finish or 0.0) for event in self.trace.events]
         self.computes = [i for i, step in enumerate(plan.steps) if step.kind == "compute"]
         self.ends = [self.times[i][1] for i in self.computes]
-        self.turn = next((i for i, _, op in plan.computes() if self.tape.index[op.name] >= self.tape.turn), 0)
-        self.turn = min([self.turn, *(i for i, _ in self._reruns())]) or len(plan.steps)
+        self.turns = tuple(self._turns())
         peak = max(range(len(plan.steps)), key=plan.live_bytes.__getitem__, default=0)
         self.peak = next((i for i in self.computes if i >= peak), peak)
         self.stalls: dict[str, float] = {}
         for stall in self.trace.stalls:
             self.stalls[stall.cause] = self.stalls.get(stall.cause, 0.0) + stall.seconds
 
-    def _reruns(self) -> Iterator[tuple[int, str]]:
-        seen = set()
-        for i in self.computes:
-            name = self.plan.steps[i].name
-            if name in seen:
-                yield i, name
-            seen.add(name)
+    def _turns(self) -> Iterator[int]:
+        """For each round, the step at which its backward begins, or what runs again for it before."""
+        seen: set[str] = set()
+        places = iter(self.computes)
+        for _, backward in self.tape.rounds:
+            turn = len(self.plan.steps)
+            for i in places:
+                name = self.plan.steps[i].name
+                if name in seen or self.tape.index[name] in backward:
+                    turn = min(turn, i)
+                seen.add(name)
+                if self.tape.index[name] == backward.stop - 1:
+                    break
+            yield turn
+
+    @cached_property
+    def rounds(self) -> dict[str, int]:
+        """{buffer: the round, from 0, whose ops touch it first}."""
+        rounds: dict[str, int] = {}
+        for number, (forward, backward) in enumerate(self.tape.rounds):
+            for k in range(forward.start, backward.stop):
+                for b in (*self.tape.reads[k], *self.tape.writes[k]):
+                    rounds.setdefault(b, number)
+        return rounds
 
     @property
     def peak_op(self) -> str:
@@ -182,78 +200,3 @@ class Facts:
                 hidden += min(end, self.times[i][1]) - max(begin, self.times[i][0])
                 ops.append(self.plan.steps[i].name)
         return hidden, ops
-
-
-class Case:
-    """One buffer under its fate, and what else could be done with it."""
-
-    def __init__(self, facts: Facts, buffer: str, fate: Fate) -> None:
-        self.facts, self.buffer, self.fate = facts, buffer, fate
-        plan, cost = facts.plan, facts.cost
-        self.is_input = plan.role(buffer) is Role.INPUT
-        self.is_read_back = any(buffer in reads for reads in facts.tape.reads[facts.tape.turn :])
-        uses = facts.uses.get(buffer, [])
-        self.last = max((i for i in uses if i < facts.turn), default=-1)
-        self.next = min((i for i in uses if i >= facts.turn), default=len(plan.steps))
-        self.copies = facts.copies.get(buffer, [])
-        self.copy_seconds = sum(facts.times[i][1] - facts.times[i][0] for i in self.copies)
-        self.hidden_seconds, _ = facts.hiding(self.copies)
-        self.stall_seconds = facts.stalls.get(buffer, 0.0)
-        out = 0.0 if self.is_input else cost.copy_seconds(plan.payload(buffer), "offload")
-        self.there_and_back = out + cost.copy_seconds(plan.payload(buffer), "prefetch")
-
-    def hiding(self, kind: str) -> list[str]:
-        """The ops that run beside its offload, or its prefetch."""
-        return self.facts.hiding([i for i in self.copies if self.facts.plan.steps[i].kind == kind])[1]
-
-    @cached_property
-    def rerun_seconds(self) -> float:
-        """Of reruns that its own fate causes."""
-        if self.fate is not DROP:
-            return 0.0
-        return self.facts.rerun_seconds - self.facts.rerun_seconds_if({self.buffer: KEEP})
-
-    @cached_property
-    def rerun_if_dropped(self) -> float | None:
-        """Seconds of reruns more if it were dropped, or that there are because it is; None for an input."""
-        if self.is_input:
-            return None
-        if self.fate is DROP:
-            return self.rerun_seconds
-        return self.facts.rerun_seconds_if({self.buffer: DROP}) - self.facts.rerun_seconds
-
-    @property
-    def is_next_at_once(self) -> bool:
-        """Whether the op after its last forward use needs it again."""
-        between = [i for i in self.facts.computes if self.last < i <= self.next]
-        return self.last >= 0 and between == [self.next]
-
-    @property
-    def is_apart(self) -> bool:
-        """Whether the peak lies between its last forward use and the first use after: only then can leaving help."""
-        return self.last < self.facts.peak < self.next and self.last >= 0 and self.is_read_back
-
-    @cached_property
-    def saved_bytes(self) -> int:
-        """By how much the peak would be higher if its bytes stayed where it is away."""
-        plan = self.facts.plan
-        if self.fate is KEEP or not self.is_read_back:
-            return 0
-        most = max((max(plan.live_bytes[start:stop]) for start, stop in self.facts.away(self.buffer)), default=0)
-        return max(0, most + plan.size(self.buffer) - plan.peak_bytes)
-
-    @property
-    def leaves(self) -> float | None:
-        """When it leaves."""
-        if self.fate is KEEP or not self.is_read_back or self.last < 0:
-            return None
-        out = [i for i in self.copies if self.facts.plan.steps[i].kind == "offload"]
-        return self.facts.times[out[0]][0] if out and self.fate is OFFLOAD else self.facts.times[self.last][1]
-
-    @property
-    def returns(self) -> float | None:
-        """When it begins to come back."""
-        if self.leaves is None or self.next == len(self.facts.plan.steps):
-            return None
-        back = [i for i in self.copies if self.facts.plan.steps[i].kind == "prefetch" and i > self.last]
-        return self.facts.times[back[0] if back and self.fate is OFFLOAD else self.next][0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from vdnn.largest import between
+from vdnn.layers.base import LayerError
 from vdnn.memory import policy as policies
 from vdnn.memory import trial as trials
 from vdnn.memory.cost import CostError
@@ -16,8 +17,10 @@ from vdnn.memory.decisions import KEEP, OFFLOAD, Decisions, resolve
 from vdnn.memory.order import order
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan, PlanError
+from vdnn.memory.searching import Searching
 from vdnn.memory.simulate import simulate
 from vdnn.memory.verify import verify
+from vdnn.micro_batches import MicroBatchError, numbers_of_parts
 from vdnn.network import Network
 from vdnn.setting import AnyPolicy, Setting, make_setting, name_algorithms
 from vdnn.tape import Tape
@@ -31,7 +34,9 @@ class Advice:
     """What would fit.
 
     least_bytes    the least budget for this policy; `least_algorithms` names the algorithms that it takes
-    largest_batch  the largest batch for this budget under this policy, 0 if none; None if only a tape was given
+    largest_batch  the largest batch for this budget under this policy, 0 if none; None if only a tape was given.  For
+                   a search it is that of the policy `least`, which it never falls short of: a search for every batch
+                   that is tried would take minutes
     policy         the policy, and the algorithms, of the fastest plan that fits this budget; "" if none does
     """
 
@@ -80,12 +85,13 @@ class BudgetError(PlanError):
 
     def __str__(self) -> str:
         tape, what = self._setting.tape, self._made.policy or "these fates"
+        whole = f"in {tape.micro_batches} parts" if tape.micro_batches > 1 else "of the whole batch"
         return "\n".join(
             [
                 f"{tape.network}, {tape.batch_label}, does not fit under {what}:",
                 f"  needed     {_exact(self.needed_bytes)}",
                 f"  available  {_exact(self.budget_bytes)}",
-                f"  floor      {_exact(self.floor_bytes)}, which no plan can undercut",
+                f"  floor      {_exact(self.floor_bytes)}, which no plan {whole} can undercut",
                 f"  weights    {_exact(tape.resident_bytes)} of it, with all that stays with them",
                 "what would fit:",
                 *(f"  {line}" for line in self._remedies(what)),
@@ -94,20 +100,23 @@ class BudgetError(PlanError):
 
     def _remedies(self, what: str) -> Iterator[str]:
         advice, resident = self.advice, self._setting.tape.resident_bytes
+        batch_policy, more = what, ""
+        if _is_search(self._policy):
+            batch_policy, more = "least with algorithms memory", f"; {what} may find room for more"
         by = f" with algorithms {advice.least_algorithms}" if self.plan is not self._made else ""
         yield f"budget     {_rounded_up(advice.least_bytes)}, the least for {what}{by}"
         if advice.largest_batch:
-            yield f"batch      {advice.largest_batch}, the largest for this budget under {what}"
+            yield f"batch      {advice.largest_batch}, the largest for this budget under {batch_policy}{more}"
         elif resident > self.budget_bytes:
             yield "batch      none: the weights and what stays with them are larger than the budget"
         elif advice.largest_batch == 0:
-            yield f"batch      none: not even one sample fits under {what}"
+            yield f"batch      none: not even one sample fits under {batch_policy}"
         if advice.policy:
             yield f"policy     {advice.policy} with algorithms {advice.algorithms}, the fastest within this budget"
         else:
             smallest = _smallest(self._setting, "least", self._algorithms, self.plan)
             kind = name_algorithms(smallest, self._setting.cost)
-            yield "policy     none of those by name fits this budget"
+            yield "policy     none of vdnn's own fits this budget; vdnn compare tries the published ones"
             yield (
                 f"or         {_rounded_up(smallest.arena_bytes)}, the least for this batch, under "
                 f"{smallest.policy or what} with algorithms {kind}"
@@ -136,14 +145,35 @@ def _exact(size: int) -> str:
     return f"{format_bytes(size)} ({size} bytes)"
 
 
+def _is_search(policy: AnyPolicy) -> bool:
+    """Whether the policy is `search`, with whatever settings."""
+    return isinstance(policies.POLICIES.get(policy) if isinstance(policy, str) else policy, Searching)
+
+
 def _smallest(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str, str], made: Plan) -> Plan:
     """The smallest plan under the policy, pressed for memory, by the given algorithms or the least workspaces."""
+    if _is_search(policy):
+        return _smallest_of_search(setting, made)
     pressed = setting.with_budget(max(1, setting.tape.floor_bytes))
     best = made
     for choice in (algorithms, trials.least_workspace(setting.tape, setting.cost)):
         said = pressed.decide(policy, choice)
         if said.decisions != best.decisions and trials.sketch(said.tape, said.decisions).peak_bytes < best.arena_bytes:
             plan = make_plan(said.tape, said.decisions, undo=setting.undo, policy=said.name)
+            best = min(best, plan, key=lambda p: p.arena_bytes)
+    return best
+
+
+def _smallest_of_search(setting: Setting, made: Plan) -> Plan:
+    """What a search found, or what every search tries first where nothing else fits, whole and in sub-batches."""
+    tapes, best = [setting.tape], made
+    for parts in numbers_of_parts(setting.tape) if setting.network is not None else ():
+        with suppress(LayerError, MicroBatchError):
+            tapes.append(setting.in_parts(parts))
+    for tape in tapes:
+        said = replace(setting, tape=tape).decide("least", trials.least_workspace(tape, setting.cost))
+        if trials.sketch(tape, said.decisions).peak_bytes < best.arena_bytes:
+            plan = make_plan(tape, said.decisions, undo=setting.undo, policy=made.policy)
             best = min(best, plan, key=lambda p: p.arena_bytes)
     return best
 
@@ -161,7 +191,10 @@ def _largest_batch(setting: Setting, policy: AnyPolicy, algorithms: Mapping[str,
 
     def needs(batch: int) -> int:
         other = setting.with_batch(batch * unit)
-        said = other.decide(policy, _same(algorithms, other))
+        if _is_search(policy):
+            said = other.decide("least", trials.least_workspace(other.tape, other.cost))
+        else:
+            said = other.decide(policy, _same(algorithms, other))
         return trials.trial(said.tape, said.decisions, setting.budget).arena_bytes
 
     return unit * between(needs, setting.budget, (0, resident), (setting.tape.batch // unit, needed))[0]

@@ -63,7 +63,9 @@ def _batches(network: Network | str, batch: int | None, options: dict[str, Any])
         network = models.get(network, batch=batch or 32, rules=options.get("rules", "ours"))
     setting = make_setting(network, batch, **options)
     make = lru_cache(64)(setting.with_batch)
-    return Ladder("batch", range(1, MOST_SAMPLES + 1), min(setting.tape.batch, MOST_SAMPLES), make)
+    parts = setting.tape.micro_batches
+    values = range(parts, MOST_SAMPLES + 1, parts)  # what comes in so many equal parts
+    return Ladder("batch", values, min(setting.tape.batch // parts, len(values)), make)
 
 
 def _depths(network: str, batch: int, options: dict[str, Any]) -> Ladder:

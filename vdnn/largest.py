@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import count
 from typing import Any
 
@@ -20,7 +21,7 @@ from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import trial
 from vdnn.memory.verify import verify
 from vdnn.network import Network
-from vdnn.setting import AnyPolicy, Choice, choose_algorithms
+from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms
 
 FARTHEST = 8  # times the rung before: memory need not be a line, and far above it tapes of no use are built
 
@@ -36,6 +37,7 @@ class Largest:
     smallest        the smallest value that there is
     refused_value   the next larger value, which does not fit; None if the largest of all does
     refused_bytes   what the plan of `refused_value` takes, or at least takes
+    is_refused_by_floor   whether they are the floor of `refused_value` only, which was too much: at least these
     """
 
     policy: str
@@ -47,6 +49,7 @@ class Largest:
     smallest: int
     refused_value: int | None
     refused_bytes: int
+    is_refused_by_floor: bool = False
 
     @property
     def samples_per_second(self) -> float:
@@ -59,7 +62,9 @@ class Largest:
         data: dict[str, Any] = {"policy": self.policy, "vary": self.what, "largest": self.value}
         data |= {"fits": plan is not None, "budget_bytes": self.budget_bytes}
         data |= {"refused": self.refused_value, "refused_bytes": self.refused_bytes}
+        data |= {"is_refused_by_floor": self.is_refused_by_floor}
         data |= {"network": plan.tape.network if plan else None, "batch": plan.tape.batch if plan else None}
+        data |= {"micro_batches": plan.tape.micro_batches if plan else None}
         data |= {f"{name}_bytes": getattr(plan, f"{name}_bytes") if plan else None for name in ("peak", "arena")}
         seconds, rate = (self.step_seconds, self.samples_per_second) if plan else (None, None)
         return data | {"time": "simulated", "step_seconds": seconds, "samples_per_second": rate}
@@ -100,16 +105,20 @@ def largest(ladder: Ladder, policy: AnyPolicy, algorithms: Choice = "performance
     """The largest value of the ladder that fits the budget of its settings under one policy.
 
     It is taken for granted that where a value fits all smaller ones do.  Policies need not be like that: one that
-    chooses by the budget (vdnn_dyn) may choose worse for the smaller of two values, and layouts have gaps.  Then the
-    value is one that fits while the next larger does not, and there may be another such beyond.
+    chooses by the budget (vdnn_dyn) may choose worse for the smaller of two values, layouts have gaps, and one that
+    chooses sub-batches (modnn, search) finds none for a prime number of samples.  Then the value is one that fits while
+    the next larger does not, and there may be another such beyond.
     """
     trials: dict[int, Plan] = {}
+    floors: set[int] = set()  # rungs that no plan was made for, as already the floor is above the budget
     budget = ladder.make(ladder.values[ladder.start - 1]).budget
 
     def needs(rung: int) -> int:
         setting = ladder.make(ladder.values[rung - 1])
-        if setting.tape.floor_bytes > budget:
-            return setting.tape.floor_bytes
+        floor = _floor_bytes(setting, policy)
+        if floor > budget:
+            floors.add(rung)
+            return floor
         said = setting.decide(policy, choose_algorithms(setting.tape, setting.cost, algorithms))
         trials[rung] = trial(said.tape, said.decisions, budget)
         return trials[rung].arena_bytes
@@ -123,8 +132,16 @@ def largest(ladder: Ladder, policy: AnyPolicy, algorithms: Choice = "performance
         seconds = simulate(made, ladder.make(ladder.values[rung - 1]).cost).step_seconds
     return Largest(
         name, ladder.what, ladder.values[rung - 1] if rung else None, made, seconds, budget, ladder.values[0],
-        ladder.values[refused - 1] if refused else None, refused_bytes,
+        ladder.values[refused - 1] if refused else None, refused_bytes, refused in floors,
     )  # fmt: skip
+
+
+def _floor_bytes(setting: Setting, policy: AnyPolicy) -> int:
+    """What no plan under this policy undercuts: where it may choose sub-batches, only what stays on the device."""
+    if setting.tape.micro_batches != 1 or not (callable(policy) or isinstance(policy, str)):
+        return setting.tape.floor_bytes
+    may_choose = "variant" in signature(get(policy)[1]).parameters
+    return setting.tape.resident_bytes if may_choose else setting.tape.floor_bytes
 
 
 # ---- bisection

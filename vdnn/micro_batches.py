@@ -21,6 +21,10 @@ from vdnn.tape import Op, Tape
 MARK = "@"  # between a name and the number of its round
 
 
+PARTS = (2, 4, 8, 16)  # numbers of sub-batches that planners try, the largest sub-batch first
+MOST_OPS = 8000  # of a tape: what has more takes long to plan
+
+
 class MicroBatchError(ValueError):
     """A number of sub-batches that there cannot be."""
 
@@ -175,3 +179,8 @@ def _renamed(op: Op, name: str, names: Mapping[str, str]) -> Op:
         reads=tuple(names[n] for n in op.reads),
         writes=tuple(names[n] for n in op.writes),
     )
+
+
+def numbers_of_parts(tape: Tape) -> tuple[int, ...]:
+    """The numbers of sub-batches that planners try for the step of this tape, which are fewer where it has many ops."""
+    return tuple(parts for parts in PARTS if parts == PARTS[0] or parts * len(tape.ops) <= MOST_OPS)

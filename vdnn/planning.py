@@ -101,17 +101,24 @@ def budget_bytes(budget: int | str | None, hardware: str | Cost = "titan-x") -> 
     return cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
 
 
-def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | None = None) -> dict[str, Any]:
+def summary(
+    plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | None = None, whole: Tape | None = None
+) -> dict[str, Any]:
     """The figures of a plan: bytes, and seconds as `cost` has them, or those of a trace of it.
 
-    `budget` None is all memory of the hardware.  `algorithms` says which the plan really has.
+    budget  bytes; None: all memory of the hardware
+    whole   the tape that was asked for, whose floor and oracle these are, where a policy may choose other sub-batches;
+            None: the plan's own.  `asked_micro_batches` says how many parts it has
+    `algorithms` says which the plan really has.
     """
+    whole = plan.tape if whole is None else whole
     trace = simulate(plan, cost) if trace is None else trace
     budget = cost.memory_bytes if budget is None else budget
     return {
         "network": plan.tape.network,
         "batch": plan.tape.batch,
         "micro_batches": plan.tape.micro_batches,
+        "asked_micro_batches": whole.micro_batches,
         "policy": plan.policy,
         "algorithms": name_algorithms(plan, cost),
         "hardware": cost.name,
@@ -128,10 +135,10 @@ def summary(plan: Plan, cost: Cost, budget: int | None = None, trace: Trace | No
         "arena_bytes": plan.arena_bytes,
         "host_bytes": plan.host_bytes,
         "offloaded_bytes": plan.offloaded_bytes,
-        "floor_bytes": plan.floor_bytes,
+        "floor_bytes": whole.floor_bytes,
         "time": trace.kind,
         "step_seconds": trace.step_seconds,
-        "oracle_seconds": oracle_seconds(plan.tape, cost),
+        "oracle_seconds": oracle_seconds(whole, cost),
         "bound_seconds": plan.bound_seconds or None,
         "stall_seconds": sum(stall.seconds for stall in trace.stalls),
         "hidden_copy_fraction": trace.hidden_copy_fraction,

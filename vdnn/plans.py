@@ -51,6 +51,8 @@ class Plans:
         self.budget = budget
         self.main = self._plan(net, policy, algorithms, "step", rewrites)
         self.made[net.batch, "step"] = self.main
+        self.micro_batches = self.main.tape.micro_batches  # a policy may have chosen another number
+        self.part = net.batch // self.micro_batches
         for purpose in ("evaluate", "gradients"):
             try:
                 batch = self.largest(purpose)

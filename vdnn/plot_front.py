@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdnn.plot import PlotError
+from vdnn.result_tables import asked_label, is_of_whole
 from vdnn.units import format_bytes, format_seconds
 
 COLOURS = ("#3b8bc2", "#d9662b", "#5fa777", "#7b5ea7", "#b8860b", "#c2527f", "#33475b", "#6b8e23", "#17838f", "#8a5a44")
@@ -63,8 +64,8 @@ def front(summaries: Summaries) -> list[Mapping[str, Any]]:
 def _title(summary: Mapping[str, Any]) -> str:
     oracle = format_seconds(summary["oracle_seconds"])
     return (
-        f"{summary['network']}, batch {summary['batch']}, {summary['optimizer']}, on {summary['hardware']}: "
-        f"oracle {oracle}"
+        f"{summary['network']}, {asked_label(summary)}, {summary['optimizer']}, on {summary['hardware']}, "
+        f"{summary['time']}: oracle {oracle}"
     )
 
 
@@ -88,8 +89,8 @@ def _draw_front(axes: Any, summaries: Summaries, size: int) -> None:
 
 
 def _draw_policies(axes: Any, summaries: Summaries, size: int) -> None:
-    """A line each; the legend has them as they lie at the right, and later ones have smaller markers, so that those on
-    one spot can be told apart.
+    """Steps each, as a plan fits larger budgets too.  The legend has them as they lie at the right, and later ones have
+    smaller markers, so that those on one spot can be told apart.
     """
     drawn, never = [], []
     for place, name in enumerate(dict.fromkeys(s["policy"] for s in summaries)):
@@ -102,15 +103,17 @@ def _draw_policies(axes: Any, summaries: Summaries, size: int) -> None:
     for n, (_, _, name, own, colour, marker) in enumerate(sorted(drawn)):
         xs, ys = zip(*own, strict=True)
         axes.plot(
-            xs, ys, color=colour, marker=marker, markersize=11 - 6 * n / len(drawn), linewidth=1.3, label=name,
-            markerfacecolor="none", markeredgewidth=1.2, zorder=3 + n, clip_on=False,
+            xs, ys, drawstyle="steps-post", color=colour, marker=marker, markersize=11 - 6 * n / len(drawn),
+            linewidth=1.3, label=name, markerfacecolor="none", markeredgewidth=1.2, zorder=3 + n, clip_on=False,
         )  # fmt: skip
     for name in never:
         axes.plot([], [], " ", label=f"{name}: never fits")
 
 
 def _draw_bound(axes: Any, summaries: Summaries, size: int) -> None:
-    """The oracle, and the largest lower bound for each budget where a policy gives one."""
+    """The oracle, and the largest lower bound for each budget where a policy gives one: no line, as between two of them
+    nothing is known.
+    """
     axes.axhline(1, color="#3c4043", linewidth=1, linestyle=(0, (6, 3)), label="oracle: unlimited memory")
     bounds: dict[float, float] = {}
     for summary in summaries:
@@ -119,7 +122,7 @@ def _draw_bound(axes: Any, summaries: Summaries, size: int) -> None:
             bounds[at] = max(bound, bounds.get(at, 0.0))
     if bounds:
         xs, ys = zip(*sorted(bounds.items()), strict=True)
-        axes.plot(xs, ys, color="#3c4043", linewidth=1, linestyle=(0, (1, 2)), marker="_", label="lower bound")
+        axes.plot(xs, ys, color="#3c4043", linestyle="none", marker="_", markersize=9, label="lower bound")
 
 
 def _set_axes(axes: Any, summaries: Summaries, budgets: Sequence[int], size: int, unit: str) -> None:
@@ -159,8 +162,9 @@ def _draw_misfits(axes: Any, summaries: Summaries, budgets: Sequence[int], size:
     left, right = axes.get_xlim()
     if left <= floor <= right:
         axes.axvline(floor, color=GREY, linewidth=1.2)
-        text = f" floor {format_bytes(summaries[0]['floor_bytes'])} "
-        high = math.isclose(floor, budgets[0] / size)
+        of = " of the whole batch" if is_of_whole(summaries) else ""
+        text = f" floor{of} {format_bytes(summaries[0]['floor_bytes'])} "
+        high = any(math.isclose(floor, budget / size) for budget in budgets)
         axes.text(
             floor, 0.55 if high else 0.97, text, transform=across, rotation=90, ha="right", va="top", fontsize=9,
             color="#5f6368",

@@ -6,17 +6,41 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
+class Advance(Protocol):
+    """What a piece of work that is done, or how it stands, is told."""
+
+    def __call__(self, note: str, pieces: int = 1, /) -> None:
+        """Take a note of so many pieces, 1 or 0."""
+
+
 @contextmanager
-def progress_bar(title: str, total: int, keep: bool = True) -> Iterator[Callable[[str], None]]:
+def status_line(title: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function to call with a short note of how work stands, of which nobody knows how much there is.
+
+    The last note is a line on standard error as long as the work takes; nothing where that is no terminal.
+    """
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda note: None
+        return
+    with console.status(title) as status:
+        yield lambda note: status.update(f"{title}: {escape(note)}")
+
+
+@contextmanager
+def progress_bar(title: str, total: int, keep: bool = True) -> Iterator[Advance]:
     """Gives a function to call with a short note after each of `total` pieces of work; it writes to standard error.
 
+    Called with a note and 0 it says how the next one stands, on a terminal.
     keep   whether the bar stays when the work is over, and the last line is said in any case
     """
     console = Console(file=sys.stderr)
@@ -26,16 +50,16 @@ def progress_bar(title: str, total: int, keep: bool = True) -> Iterator[Callable
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=not keep) as progress:
         task = progress.add_task(title, total=total, note="")
-        yield lambda note: progress.update(task, advance=1, note=note)
+        yield lambda note, pieces=1: progress.update(task, advance=pieces, note=escape(note))
 
 
-def _lines(console: Console, title: str, total: int, keep: bool) -> Callable[[str], None]:
+def _lines(console: Console, title: str, total: int, keep: bool) -> Advance:
     done, said = 0, time.monotonic()
 
-    def advance(note: str) -> None:
+    def advance(note: str, pieces: int = 1) -> None:
         nonlocal done, said
-        done += 1
-        if (done == total and keep) or time.monotonic() - said >= EVERY:
+        done += pieces
+        if pieces and ((done == total and keep) or time.monotonic() - said >= EVERY):
             said = time.monotonic()
             console.print(f"{title}: {done}/{total}, {note}", highlight=False, soft_wrap=True)
 

@@ -1,24 +1,102 @@
-"""reasons: what a plan's figures say about one tensor's fate, in plain words."""
+"""reasons: one tensor under its fate, what else could be done with it, and what that says in plain words."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vdnn.memory.decisions import DROP, KEEP, OFFLOAD
+from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Fate
+from vdnn.network import Role
 from vdnn.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from vdnn.explain import Case
+    from vdnn.explain import Facts
 
-PAST = {KEEP: "kept", OFFLOAD: "offloaded", DROP: "dropped"}
 NEARLY = 0.999  # of the copies' time hidden: the rest is rounding
+
+
+class Case:
+    """One buffer under its fate, and what else could be done with it."""
+
+    def __init__(self, facts: Facts, buffer: str, fate: Fate) -> None:
+        self.facts, self.buffer, self.fate = facts, buffer, fate
+        plan, cost = facts.plan, facts.cost
+        self.is_input = plan.role(buffer) is Role.INPUT
+        own = facts.rounds.get(buffer, 0)
+        backward, turn = facts.tape.rounds[own][1], facts.turns[own]
+        self.is_read_back = any(buffer in reads for reads in facts.tape.reads[backward.start : backward.stop])
+        uses = facts.uses.get(buffer, [])
+        self.last = max((i for i in uses if i < turn), default=-1)
+        self.next = min((i for i in uses if i >= turn), default=len(plan.steps))
+        self.copies = facts.copies.get(buffer, [])
+        self.copy_seconds = sum(facts.times[i][1] - facts.times[i][0] for i in self.copies)
+        self.hidden_seconds, _ = facts.hiding(self.copies)
+        self.stall_seconds = facts.stalls.get(buffer, 0.0)
+        out = 0.0 if self.is_input else cost.copy_seconds(plan.payload(buffer), "offload")
+        self.there_and_back = out + cost.copy_seconds(plan.payload(buffer), "prefetch")
+
+    def hiding(self, kind: str) -> list[str]:
+        """The ops that run beside its offload, or its prefetch."""
+        return self.facts.hiding([i for i in self.copies if self.facts.plan.steps[i].kind == kind])[1]
+
+    @cached_property
+    def rerun_seconds(self) -> float:
+        """Of reruns that its own fate causes."""
+        if self.fate is not DROP:
+            return 0.0
+        return self.facts.rerun_seconds - self.facts.rerun_seconds_if({self.buffer: KEEP})
+
+    @cached_property
+    def rerun_if_dropped(self) -> float | None:
+        """Seconds of reruns more if it were dropped, or that there are because it is; None for an input."""
+        if self.is_input:
+            return None
+        if self.fate is DROP:
+            return self.rerun_seconds
+        return self.facts.rerun_seconds_if({self.buffer: DROP}) - self.facts.rerun_seconds
+
+    @property
+    def is_next_at_once(self) -> bool:
+        """Whether the op after its last forward use needs it again."""
+        between = [i for i in self.facts.computes if self.last < i <= self.next]
+        return self.last >= 0 and between == [self.next]
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the peak lies between its last forward use and the first use after: only then can leaving help."""
+        return self.last < self.facts.peak < self.next and self.last >= 0 and self.is_read_back
+
+    @cached_property
+    def saved_bytes(self) -> int:
+        """By how much the peak would be higher if its bytes stayed where it is away; see vdnn.explain.Row."""
+        plan = self.facts.plan
+        if self.fate is KEEP or not self.is_read_back:
+            return 0
+        most = max((max(plan.live_bytes[start:stop]) for start, stop in self.facts.away(self.buffer)), default=0)
+        return max(0, most + plan.size(self.buffer) - plan.peak_bytes)
+
+    @property
+    def leaves(self) -> float | None:
+        """When it leaves."""
+        if self.fate is KEEP or not self.is_read_back or self.last < 0:
+            return None
+        out = [i for i in self.copies if self.facts.plan.steps[i].kind == "offload"]
+        return self.facts.times[out[0]][0] if out and self.fate is OFFLOAD else self.facts.times[self.last][1]
+
+    @property
+    def returns(self) -> float | None:
+        """When it begins to come back."""
+        if self.leaves is None or self.next == len(self.facts.plan.steps):
+            return None
+        back = [i for i in self.copies if self.facts.plan.steps[i].kind == "prefetch" and i > self.last]
+        return self.facts.times[back[0] if back and self.fate is OFFLOAD else self.next][0]
 
 
 def reason(case: Case) -> str:
     """Why the fate may be so: only what was computed, and the alternatives beside it."""
     if not case.is_read_back:
-        return f"{PAST[case.fate]}: backward does not read it"
-    return f"{PAST[case.fate]}: {({KEEP: _kept, OFFLOAD: _offloaded, DROP: _dropped})[case.fate](case)}"
+        return "backward does not read it"
+    return {KEEP: _kept, OFFLOAD: _offloaded, DROP: _dropped}[case.fate](case)
 
 
 def _kept(case: Case) -> str:

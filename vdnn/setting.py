@@ -59,7 +59,8 @@ class Setting:
         """What the policy says: its name, its tape and its resolved decisions."""
         if isinstance(policy, (Mapping, Decisions)):
             return Decided("", self.tape, under(self.rules, resolve(policy, self.tape, algorithms)))
-        variant = self.in_parts if self.network is not None else None
+        is_free = self.network is not None and self.tape.micro_batches == 1 and self.tape.purpose == "step"
+        variant = self.in_parts if is_free else None
         decided = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules, variant)
         return replace(decided, decisions=under(self.rules, decided.decisions))
 
@@ -103,7 +104,7 @@ def make_setting(
 
     rewrites   of the tape (vdnn.rewrites); None: the standard ones, and under the paper's rules those of the paper
     Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given;
-    what vdnn.micro_batches.divided raises for sub-batches that there cannot be.
+    what vdnn.micro_batches.check_parts raises for sub-batches that there cannot be.
     """
     if rules not in RULES:
         raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}")

@@ -1,4 +1,4 @@
-"""Tables for people: a plan tensor by tensor, and several plans side by side."""
+"""Tables for people: a plan tensor by tensor, hardware, and what all tables share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from vdnn.memory.decisions import Fate
 from vdnn.micro_batches import without_round
-from vdnn.tape import batch_label
 from vdnn.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -21,13 +20,14 @@ RIGHT = frozenset(
     {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
     | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
     | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
-    | {"copies", "hidden", "reruns", "saves"}
+    | {"copies", "hidden", "reruns", "saves", "parts"}
 )
 # Columns that go, in this order, where it is narrow.
 SPARE = (
     *("description", "shape", "returns", "leaves", "host", "average", "peak", "algorithms", "bound", "moved"),
     *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
 )
+WRAPPED = {"why": 42}  # columns of prose, and the width from which on other columns matter more
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
@@ -161,73 +161,6 @@ def _cells(plan: Plan, trace: Trace | None) -> Iterator[list[str]]:
         yield [*cells, format_seconds(row.stall) if row.stall else ""] if trace else cells
 
 
-# ---- several plans
-
-FIGURES = {
-    "peak": ("peak_bytes", format_bytes),
-    "arena": ("arena_bytes", format_bytes),
-    "average": ("average_bytes", format_bytes),
-    "host": ("host_bytes", format_bytes),
-    "moved": ("offloaded_bytes", format_bytes),
-    "step": ("step_seconds", format_seconds),
-    "bound": ("bound_seconds", lambda seconds: "" if seconds is None else format_seconds(seconds)),
-    "gap": ("gap", lambda gap: "" if gap is None else f"{gap:.1%}"),
-    "median": ("median", lambda ratio: f"x{ratio:.3f}"),
-    "p95": ("p95", lambda ratio: f"x{ratio:.3f}"),
-    "step/oracle": ("ratio", lambda ratio: f"{ratio:.4f}"),
-    "of oracle": ("speed", lambda ratio: f"{ratio:.1%}"),
-}
-CERTIFIED, JITTERED = ("bound", "gap"), ("median", "p95")  # columns that are there only where a plan has them
-
-
-def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with what follows from it: how far the step is from the oracle and from the bound."""
-    step, oracle, bound = summary["step_seconds"], summary["oracle_seconds"], summary.get("bound_seconds")
-    jitter = summary.get("jitter") or {}
-    return {
-        **summary,
-        "speed": oracle / step,
-        "ratio": step / oracle,
-        "bound_seconds": bound,
-        "gap": step / bound - 1 if bound and summary["fits"] else None,
-        "median": jitter.get("median_slowdown", 1.0),
-        "p95": jitter.get("p95_slowdown", 1.0),
-    }
-
-
-def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """Plans side by side, from their summaries (vdnn.planning.summary); "of oracle" is oracle / step.
-
-    Where a policy gives a lower bound for the budget, gap is by how much of it the step is longer; under jitter, median
-    and p95 are step / undisturbed step.
-    Algorithms and a budget that are the same for all stand in the title.
-    """
-    if not summaries:
-        return ""
-    first = summaries[0]
-    samples = batch_label(first["batch"], first["micro_batches"])
-    title = (
-        f"{first['network']}, {samples}, {first['optimizer']}, on {first['hardware']} ({first['time']})\n"
-        f"rules {first['rules']}, kernels {first['kernels']}, counted {first['count']}\n"
-        f"floor {format_bytes(first['floor_bytes'])}, oracle {format_seconds(first['oracle_seconds'])}"
-    )
-    words = {
-        "policy": [s["policy"] for s in summaries],
-        "algorithms": [s["algorithms"] for s in summaries],
-        "budget": [format_bytes(s["budget_bytes"]) for s in summaries],
-        "fits": ["yes" if s["fits"] else "no" for s in summaries],
-    }
-    for name in ("algorithms", "budget"):
-        if len(set(words[name])) == 1:
-            title += f", {name} {words.pop(name)[0]}"
-    absent = set() if any(s.get("bound_seconds") for s in summaries) else set(CERTIFIED)
-    absent |= set() if any(s.get("jitter") for s in summaries) else set(JITTERED)
-    shown = {name: figure for name, figure in FIGURES.items() if name not in absent}
-    figures = [[show(_figures(s)[key]) for key, show in shown.values()] for s in summaries]
-    lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
-    return render(title, (*words, *shown), lines, width)
-
-
 # ---- hardware
 
 
@@ -267,7 +200,8 @@ def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], w
 
 
 def _columns_that_fit(columns: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
-    needed = [2 + max([len(name), *(len(cells[i]) for cells in lines)]) for i, name in enumerate(columns)]
+    wanted = [max([len(name), *(len(cells[i]) for cells in lines)]) for i, name in enumerate(columns)]
+    needed = [2 + min(WRAPPED.get(name, size), size) for name, size in zip(columns, wanted, strict=True)]
     shown = list(range(len(columns)))
     for name in SPARE:
         if name in columns and 1 + sum(needed[i] for i in shown) > width:

@@ -150,6 +150,7 @@ class Trainer:
         parts = rewrites, micro_batches, allow_coupled
         self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, *parts)
         self.plan = self.plans.main
+        self.micro_batches = self.plans.micro_batches
         self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()
 

@@ -20,7 +20,7 @@ COST = roofline("host")
 
 
 def decided(name, tape, budget=1 << 40, algorithms=None):
-    return decide(name, tape, budget, COST, algorithms or trial.fastest(tape, COST))[1]
+    return decide(name, tape, budget, COST, algorithms or trial.fastest(tape, COST)).decisions
 
 
 def offloaded(decisions):
@@ -259,7 +259,8 @@ def test_a_policy_may_be_a_function_of_a_module(monkeypatch):
     module.first = lambda tape: {tape.saved[0]: OFFLOAD}
     module.number = 3
     monkeypatch.setitem(sys.modules, "mine", module)
-    name, decisions = decide("mine:first", chain(), 1, COST, {})
+    said = decide("mine:first", chain(), 1, COST, {})
+    name, decisions = said.name, said.decisions
     assert name == "mine:first"
     assert offloaded(decisions) == {"x"}
     with pytest.raises(PolicyError, match="no 'second'"):
@@ -278,7 +279,7 @@ def test_a_policy_is_given_what_it_names():
         return {}
 
     tape = chain()
-    name, _ = decide(mine, tape, 77, COST, {"f1": "slow"})
+    name = decide(mine, tape, 77, COST, {"f1": "slow"}).name
     assert name == "mine"
     assert seen == {"cost": COST, "algorithms": {"f1": "slow"}, "budget": 77, "tape": tape, "other": 5}
 

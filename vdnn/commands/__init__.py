@@ -55,8 +55,20 @@ def usage_errors() -> Iterator[None]:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
         raise
-    except (*named, MicroBatchError, OSError, PlotError, UnitError) as error:
-        raise click.UsageError(str(error)) from error
+    except UnitError as error:
+        raise click.UsageError(f"{error}{_elsewhere()}") from error
+    except (*named, MicroBatchError, OSError, PlotError) as error:
+        raise click.UsageError(str(error).replace("allow_coupled=True", "--allow-coupled")) from error
+
+
+def _elsewhere() -> str:
+    """Which commands take a budget relative to the tape, if that is what a command was given that takes none."""
+    from vdnn.budgets import is_relative
+
+    context = click.get_current_context()
+    if context.command.name == "plan" or not is_relative(context.params.get("budget")):
+        return ""
+    return "; budgets relative to floor or keep_all are for vdnn plan and vdnn compare"
 
 
 def network_named(name: str, batch: int, rules: str = "ours") -> Network:
@@ -85,13 +97,16 @@ def setting_of(options: dict[str, Any], *policies: str) -> tuple[Setting, dict[s
     return setting, choose_algorithms(setting.tape, setting.cost, options["algorithms"])
 
 
-def summary_of(made: Plan, setting: Setting, planning_seconds: float, jitter: float = 0.0) -> dict[str, Any]:
-    """The figures of a plan (vdnn.planning.summary), how long planning took, and how it fares under jitter, if any."""
+def summary_of(made: Plan, setting: Setting, planning_seconds: float, jitter: float | None = None) -> dict[str, Any]:
+    """The figures of a plan (vdnn.planning.summary), how long planning took, and how it fares under jitter, if asked;
+    floor and oracle are those of the setting's tape.
+    """
     from vdnn.memory.jitter import jittered
     from vdnn.planning import summary
 
-    figures = {**summary(made, setting.cost, setting.budget), "planning_seconds": round(planning_seconds, 4)}
-    return figures | ({"jitter": jittered(made, setting.cost, jitter).summary()} if jitter else {})
+    figures = summary(made, setting.cost, setting.budget, whole=setting.tape)
+    figures["planning_seconds"] = round(planning_seconds, 4)
+    return figures | ({} if jitter is None else {"jitter": jittered(made, setting.cost, jitter).summary()})
 
 
 def share(text: str) -> float:
@@ -101,17 +116,23 @@ def share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
     except ValueError as error:
-        raise JitterError(f"--jitter {text}: a share of each duration, such as 10% or 0.1, not {text!r}") from error
+        raise JitterError(
+            f"--jitter {text or repr(text)}: a share of each duration, such as 10% or 0.1, not {text!r}"
+        ) from error
 
 
 def ending(option: str, path: str | None, *endings: str) -> None:
     """Raise a usage error unless there is no such file to write, or its name ends as it must."""
-    if path and os.path.splitext(path)[1].lower() not in endings:
-        raise click.UsageError(f"{option} {path}: its name must end in one of {', '.join(endings)}")
+    if path is not None and os.path.splitext(path)[1].lower() not in endings:
+        raise click.UsageError(f"{option} {path or repr(path)}: its name must end in one of {', '.join(endings)}")
 
 
 def check_writable(path: str) -> None:
-    """Raise OSError if the file cannot be written: before anything is printed, not after; leaves all as it was."""
+    """Raise OSError, or a usage error for no name, if the file cannot be written: before anything is printed, not
+    after; leaves all as it was.
+    """
+    if not path:
+        raise click.UsageError("the name of a file to write is empty")
     is_new = not os.path.lexists(path)
     with open(path, "ab"):
         pass

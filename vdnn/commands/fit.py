@@ -25,12 +25,15 @@ from vdnn.commands.plan import setting_options
 def fit(names: tuple[str, ...], budget: str | None, vary: str, as_json: bool, **options: Any) -> None:
     """Find the largest batch of NETWORK that fits a budget under each policy, and how fast it then is, simulated.
 
+    Policy search looks for each value for half a second, so it may find room for more.
+
     --batch says where the search begins; if depth or resolution varies, how many samples all have.  Exit status 3 if
     nothing fits.
     """
     from vdnn.budgets import is_relative
     from vdnn.largest import fit as find
     from vdnn.memory.policy import POLICIES, get
+    from vdnn.memory.searching import searching
     from vdnn.progress import progress_bar
 
     if is_relative(budget):
@@ -40,7 +43,8 @@ def fit(names: tuple[str, ...], budget: str | None, vary: str, as_json: bool, **
         for name in names:
             get(name)
         with progress_bar("fitting", len(names or POLICIES), keep=False) as advance:
-            found = find(options.pop("network"), budget=budget, vary=vary, policies=names, progress=advance, **options)
+            quick = [searching().quick if name == "search" else name for name in names or POLICIES]
+            found = find(options.pop("network"), budget=budget, vary=vary, policies=quick, progress=advance, **options)
     if as_json:
         click.echo(json.dumps([largest.summary() for largest in found], indent=2))
     else:
@@ -56,4 +60,5 @@ def _nothing(found: list[Any]) -> str:
 
     least = min(found, key=lambda largest: largest.refused_bytes)
     needed, available = (f"{format_bytes(n)} ({n} bytes)" for n in (least.refused_bytes, least.budget_bytes))
+    needed = f"at least {needed}" if least.is_refused_by_floor else needed
     return f"not even {least.what} {least.smallest} fits: needed {needed}, by {least.policy}; available {available}"

@@ -20,11 +20,13 @@ from vdnn.commands import (
     usage_errors,
     with_options,
 )
+from vdnn.commands.searching import certificate, certified, search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
     from vdnn.explain import Explanation
     from vdnn.memory.cost import Cost
     from vdnn.memory.plan import Plan
+    from vdnn.memory.searching import Searching
     from vdnn.memory.trace import Trace
 
 setting_options = with_options(
@@ -95,21 +97,38 @@ jitter_option = click.option("--jitter", help="Say by how much the step slows if
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")
 @click.option("--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev.")
 @jitter_option
+@search_options
 def plan(
-    policy: str, budget: str | None, picture: str | None, trace: str | None, jitter: str | None, **options: Any
+    policy: str,
+    budget: str | None,
+    picture: str | None,
+    trace: str | None,
+    jitter: str | None,
+    seconds: float | None,
+    seed: int | None,
+    robust: bool,
+    **options: Any,
 ) -> None:
     """Say what one training step of NETWORK takes: bytes, and simulated seconds.
 
     NETWORK is a name, such as vgg16, or module:function.
     """
     from vdnn.memory.simulate import simulate
+    from vdnn.plot_front import new_figure
 
     as_json, table, explain = (options.pop(name) for name in ("as_json", "table", "explain"))
     with usage_errors():
         ending("--picture", picture, *PICTURES)
-        for path in filter(None, (picture, trace)):
-            check_writable(path)
-        made, cost, summary, message = _planned(policy, budget, share(jitter) if jitter else 0.0, options)
+        for path in (picture, trace):
+            if path is not None:
+                check_writable(path)
+        if picture is not None:
+            new_figure()  # whether anything can draw is said before planning
+        shaken = None if jitter is None else share(jitter)
+        with telling(policy) as tell:
+            asked = searching_as_asked([policy], seconds, seed, robust, jitter, tell)
+            chosen = asked if policy == "search" else policy
+            made, cost, summary, message = _planned(chosen, budget, shaken, options)
         explanation = _explained(made, cost) if explain else None
     rows = {"explanation": explanation.summary()} if explanation else {}
     click.echo(json.dumps(summary | rows, indent=2) if as_json else _describe(summary))
@@ -127,7 +146,7 @@ def _explained(made: Plan, cost: Cost) -> Explanation:
 
 
 def _planned(
-    policy: str, budget: str | None, jitter: float, options: dict[str, Any]
+    policy: str | Searching, budget: str | None, jitter: float | None, options: dict[str, Any]
 ) -> tuple[Plan, Cost, dict[str, Any], str]:
     """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
     from vdnn.budgets import budget_bytes
@@ -135,7 +154,7 @@ def _planned(
     from vdnn.memory.verify import verify
 
     start, message = time.perf_counter(), ""
-    setting, algorithms = setting_of(options, policy)
+    setting, algorithms = setting_of(options, policy if isinstance(policy, str) else "search")
     setting = setting.with_budget(budget_bytes(budget, setting, algorithms))
     made = setting.make(policy, algorithms)
     taken = time.perf_counter() - start
@@ -143,10 +162,11 @@ def _planned(
         error = BudgetError(setting, policy, algorithms, made)
         made, message = error.plan, str(error)
     verify(made)
-    return made, setting.cost, summary_of(made, setting, taken, jitter), message
+    return made, setting.cost, certified(summary_of(made, setting, taken, jitter)), message
 
 
 def _describe(summary: dict[str, Any]) -> str:
+    from vdnn.result_tables import is_of_whole
     from vdnn.rewrites import title
     from vdnn.tape import batch_label
     from vdnn.units import format_seconds
@@ -159,6 +179,7 @@ def _describe(summary: dict[str, Any]) -> str:
         f"times {summary['time']}; kernels {summary['kernels']}, threads {summary['threads']}",
         f"rules {summary['rules']}; counted: {COUNTED[summary['count']]}",
         f"rewrites {title(summary['rewrites'])}",
+        *(["floor and oracle are those of the whole batch"] if is_of_whole([summary]) else []),
         "",
     ]
     shown = ("budget", "arena", "peak", "average", "floor", "host", "offloaded")
@@ -166,6 +187,7 @@ def _describe(summary: dict[str, Any]) -> str:
     lines += [
         f"{key:<16}{format_seconds(summary[f'{key}_seconds']):>10}" for key in ("step", "oracle", "stall", "planning")
     ]
+    lines += certificate(summary)
     lines += [f"{'copies hidden':<16}{summary['hidden_copy_fraction']:>10.1%}", *_slowed(summary), "", "at the peak"]
     return "\n".join(lines + byte_lines(summary["breakdown"]))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdnn.commands import INTERRUPTED, bandwidth, leave, network_named, usage_errors, with_options
+from vdnn.commands.searching import robust_option, searching_as_asked, seconds_option, telling
 
 if TYPE_CHECKING:
     from vdnn.commands.session import Data
@@ -34,6 +35,9 @@ options = with_options(
         help="The fastest algorithms, those with the least workspace, or as vdnn_dyn finds best.  "
         "[default: performance]",
     ),
+    seconds_option,
+    robust_option,
+    click.option("--jitter", help="By how much times vary, for --robust: 10%."),
     click.option("--rewrites", help="Exact changes of the step: all, standard, none, names.  [default: the policy's]"),
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="[default: momentum]"),
     click.option(
@@ -83,9 +87,10 @@ def train(
     with failures(as_json):
         with usage_errors():
             resume = given.pop("resume")
+            asked = {name: given.pop(name) for name in ("seconds", "robust", "jitter")}
             net, arguments = _resumed(network, resume, given) if resume else _new(network, given)
             data = make_data(net, kind, samples, arguments.get("seed") or 0)
-            made = _trainer(net, resume, arguments)
+            made = _trainer(net, resume, arguments, asked)
         with closing(made) as trainer:
             _check_progress(trainer, data, epochs, resume)
             click.echo(f"{net.name}: {data}", err=True)
@@ -180,10 +185,18 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
     return arguments | {"optimizer": made}
 
 
-def _trainer(net: Network, resume: str | None, arguments: dict[str, Any]) -> Trainer:
+def _trainer(net: Network, resume: str | None, arguments: dict[str, Any], asked: dict[str, Any]) -> Trainer:
+    """The trainer; `asked` are the options of policy search."""
     from vdnn.train import Trainer
 
-    trainer = Trainer.load(resume, net=net, **arguments) if resume else Trainer(net, **arguments)
+    name = arguments.get("policy", "")
+    if asked["jitter"] and not asked["robust"]:
+        raise click.UsageError(f"--jitter {asked['jitter']}: for --robust only; vdnn plan says what it does to a step")
+    with telling(name) as tell:
+        search = searching_as_asked([name], **asked, seed=None, progress=tell)
+        chosen = arguments | ({"policy": search} if name == "search" else {})
+        trainer = Trainer.load(resume, net=net, **chosen) if resume else Trainer(net, **chosen)
+    trainer.policy = name or trainer.policy  # by which a checkpoint can be planned again
     trainer.device.timed = True  # the report says how much of the copying was hidden
     return trainer
 

@@ -1,9 +1,11 @@
-"""Descent: better fates from given ones, by the scheduler's estimate of each change.
+"""Descent: better ways from given ones, by the scheduler's estimate of each change.
 
-repair    changes fates, the cheapest for its bytes first, until everything has room
+repair    changes ways, the cheapest for its bytes first, until everything has room
+fill      keeps what costs most for its bytes, as far as there is room
+sweep     drops what is copied, many at once, and fills
 descend   tries to take back what costs most: keep it, or the other way to be without it; what has no room then
           is repaired elsewhere, so that one change pays for another
-shake     changes a few at random, and descends from there
+anneal    walks at random, at first to the worse as well
 """
 
 from __future__ import annotations

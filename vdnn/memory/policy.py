@@ -23,12 +23,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdnn.importing import imported
+from vdnn.memory.candidates import Found
 from vdnn.memory.checkpointing import checkpoint
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
 from vdnn.memory.published import PUBLISHED
-from vdnn.memory.rules import EXTRACTION, offload_inputs, under
-from vdnn.memory.search import SECONDS, Found, Variant, find
+from vdnn.memory.rules import EXTRACTION, offload_inputs
+from vdnn.memory.search import Variant
+from vdnn.memory.searching import Searching, searching
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.rewrites import ALL, STANDARD
@@ -100,39 +102,6 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
     return least
 
 
-def search(
-    tape: Tape,
-    budget: int,
-    cost: Cost,
-    algorithms: Mapping[str, str],
-    rules: str = "ours",
-    variant: Variant | None = None,
-) -> Found:
-    """The fastest plan found within the budget, with a certificate; see vdnn.memory.search.
-
-    All other policies are asked first, so that it is never slower than one of them; then it has 10 seconds of its own.
-    """
-    return search_for(SECONDS, tape, budget, cost, algorithms, rules, variant)
-
-
-def search_for(
-    seconds: float,
-    tape: Tape,
-    budget: int,
-    cost: Cost,
-    algorithms: Mapping[str, str],
-    rules: str = "ours",
-    variant: Variant | None = None,
-) -> Found:
-    """`search` with so many seconds of its own, those of the other policies not counted."""
-    known = []
-    for name in POLICIES:
-        if name not in ("search", "baseline"):
-            decided = decide(name, tape, budget, cost, algorithms, rules, variant)
-            known.append((name, under(rules, decided.decisions), decided.tape))
-    return find(tape, budget, cost, seconds=seconds, known=known, variant=variant)
-
-
 def least(tape: Tape) -> Decisions:
     """Offload all that backward reads, and bring it back for each op that reads it, at the last moment.
 
@@ -148,7 +117,7 @@ _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 OWN: dict[str, Policy] = {
     f.__name__: f for f in (keep_all, baseline, vdnn_all, vdnn_conv, vdnn_dyn, checkpoint, least)
 }  # the quick ones: a budget that is too small is answered with what these say
-POLICIES: dict[str, Policy] = {**OWN, **PUBLISHED, "search": search}
+POLICIES: dict[str, Policy] = {**OWN, **PUBLISHED, "search": searching()}
 
 
 # {policy: the rewrites of the tape that it is for}; all others are compared on the standard one
@@ -181,6 +150,8 @@ def rewrites_of(policy: Any) -> tuple[str, ...]:
     """The rewrites of the tape that is built for a policy if nothing else is asked for; `policy` is any that `plan`
     takes, fates and Decisions as well.
     """
+    if isinstance(policy, Searching):
+        return REWRITES["search"]
     name = policy if isinstance(policy, str) else next((n for n, f in POLICIES.items() if f is policy), "")
     return REWRITES.get(name, STANDARD)
 

@@ -9,49 +9,21 @@ times, and asks the passes and the simulator only about the few best answers.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate
 
 from vdnn.memory.cost import Cost
-from vdnn.memory.decisions import OFFLOAD, Decisions, Fate
+from vdnn.memory.decisions import Decisions
 from vdnn.memory.passes import makers_of
 from vdnn.memory.place import RESIDENT
+from vdnn.memory.walk import SMALL, Use, Walk
+from vdnn.memory.ways import Way as Way
+from vdnn.memory.ways import ways_of as ways_of
 from vdnn.network import Role
 from vdnn.tape import Tape, granules
 
-
-class Way(StrEnum):
-    """What a search chooses of for a buffer: a fate, or an offload that returns for each use by itself."""
-
-    KEEP = "keep"
-    OFFLOAD = "offload"
-    EACH = "each"
-    DROP = "drop"
-
-    @property
-    def fate(self) -> Fate:
-        """The fate that it stands for."""
-        return OFFLOAD if self is Way.EACH else Fate(self.value)
-
-    @property
-    def is_moved(self) -> bool:
-        """Whether it copies."""
-        return self in MOVED
-
-
-def ways_of(decisions: Decisions) -> dict[str, Way]:
-    """The ways that resolved decisions go."""
-    ways = {b: Way(fate.value) for b, fate in decisions.fates.items()}
-    return {b: Way.EACH if w is Way.OFFLOAD and decisions.comes_back_for_each(b) else w for b, w in ways.items()}
-
-
-Use = tuple[int, bool, bool]  # place, whether it makes the buffer, whether it writes it
-MOVED = (Way.OFFLOAD, Way.EACH)
-SMALL = 2048  # bytes: what is no larger stays, is fetched at the start, and waits for nothing at the end
 LEAST = 1e-4  # of all saved bytes: what is smaller is not worth a decision
 
 
@@ -88,15 +60,6 @@ class Schedule:
         fates = {b: way.fate for b, way in self.ways.items()}
         returns = {b: "each" for b, way in self.ways.items() if way is Way.EACH}
         return Decisions(fates, self.algorithms, ahead=self.ahead, slack=self.slack, returns=returns, effort=0)
-
-
-@dataclass(frozen=True)
-class _Move:
-    """One return of a buffer: it may be fetched from place `after` on, and is read at `use`."""
-
-    buffer: str
-    after: int
-    use: int
 
 
 class Scheduler:
@@ -157,7 +120,7 @@ class Scheduler:
     @cached_property
     def early(self) -> tuple[str, ...]:
         """The small inputs."""
-        return tuple(sorted(b for b in self.inputs if self.size[b] <= SMALL))
+        return tuple(sorted(b for b in self.inputs if self.size[b] <= SMALL and b in self.first))
 
     @cached_property
     def oracle(self) -> float:
@@ -257,16 +220,15 @@ class Scheduler:
                 uses[n].append((p, is_made, is_written))
         return uses
 
-    def schedule(self, ways: Mapping[str, Way], limit: int, lead: float = 0.0) -> Schedule:
+    def schedule(self, ways: Mapping[str, Way], limit: int) -> Schedule:
         """The schedule of these ways in `limit` bytes.
 
         ways   of buffers whose way is to be decided; KEEP unless named, as are all others
-        lead   seconds by which prefetches start earlier than they must
         """
         whole = {b: ways.get(b, Way.KEEP) if b in self.decided else Way.KEEP for b in self.saved}
         runs = self.runs(whole)
-        walk = _Walk(self, whole, runs, limit)
-        walk.go(lead)
+        walk = Walk(self, whole, runs, limit)
+        walk.go()
         names = self.tape.ops
         algorithms = {**self.fixed, **{names[i].name: name for i, name in walk.chosen.items()}}
         found = whole, walk.now, walk.overflow, walk.worst, tuple(runs), walk.waited
@@ -282,175 +244,3 @@ def _choices(tape: Tape, cost: Cost, i: int) -> list[tuple[float, int, str]]:
         if not best or choice[1] < best[-1][1]:
             best.append(choice)
     return best
-
-
-def _lives(uses: list[Use]) -> list[tuple[int, int]]:
-    """(first, last place) of every life: from one making to the last use before the next."""
-    if not any(is_made for _, is_made, _ in uses[1:]):
-        return [(uses[0][0], uses[-1][0])] if uses else []
-    lives: list[tuple[int, int]] = []
-    begin = last = uses[0][0]
-    for p, is_made, _ in uses[1:]:
-        if is_made:
-            lives.append((begin, last))
-            begin = p
-        last = p
-    return [*lives, (begin, last)]
-
-
-class _Walk:
-    """One walk through the ops that run: it knows what is live at each, and moves copies within what is left."""
-
-    def __init__(self, scheduler: Scheduler, ways: Mapping[str, Way], runs: Sequence[int], limit: int) -> None:
-        self.s, self.ways, self.order, self.limit = scheduler, ways, runs, limit
-        newest = accumulate(runs, max)
-        self.is_late = [
-            scheduler.is_backward[i] or i < n for i, n in zip(runs, newest, strict=True)
-        ]  # backward, or again
-        self.moves: list[_Move] = []
-        self.spare: list[tuple[str, int, int]] = []  # (buffer, from, to): where it is better there, if there is room
-        self.leaves: dict[int, list[tuple[str, bool]]] = {}  # at a place: (buffer, whether it is only read there)
-        live = self._live()
-        self.room, self.seconds = self._algorithms(live)
-        self.overflow = -min(self.room, default=0)
-        self.worst = self.room.index(-self.overflow) if self.room else 0
-        self.overflow = max(0, self.overflow)
-        self.ahead: dict[str, int] = {}
-        self.slack: dict[str, int] = {}
-        self.waited: dict[str, float] = {}
-        self.now = 0.0
-        self._take_spare()
-
-    def _live(self) -> list[int]:
-        """Bytes live while each op runs, where every copy is at the last moment; workspaces are not among them."""
-        s, change = self.s, [0] * (len(self.order) + 1)
-        change[0] = s.tape.resident_bytes
-        at = [0] * len(s.choices)
-        for p, i in enumerate(self.order):
-            at[i] = p
-        for first, last, size in s.spans:
-            change[at[first]] += size
-            change[at[last] + 1] -= size
-        for b, uses in zip(s.features, s.uses(self.order), strict=True):
-            way, size = self.ways.get(b), s.size[b]
-            lives = self._moved(b, uses, way is Way.EACH) if way in MOVED else _lives(uses)
-            if b in s.results and len(lives) == 1:
-                self.spare.append((b, lives[0][1] + 1, len(self.order)))
-            elif b in s.inputs and lives[0][0] and s.size[b] > SMALL:
-                self.moves.append(_Move(b, 0, lives[0][0]))
-            for first, last in lives:
-                change[first] += size
-                change[last + 1] -= size
-        change.pop()
-        self.spare += [(b, 0, at[s.first[b]]) for b in s.early]
-        return list(accumulate(change))
-
-    def _moved(self, b: str, uses: list[Use], each: bool) -> list[tuple[int, int]]:
-        """The lives of an offloaded buffer; notes where it leaves and comes back."""
-        back = next((k for k, (p, _, _) in enumerate(uses) if self.is_late[p]), len(uses))
-        if back in (0, len(uses)) or uses[back][1]:
-            return _lives(uses)
-        last, _, is_written = uses[back - 1]
-        lives = [(uses[0][0], last)]
-        if b not in self.s.inputs:
-            self.leaves.setdefault(last, []).append((b, not is_written))
-        begin = previous = uses[back][0]
-        self.moves.append(_Move(b, last + 1, begin))
-        for p, is_made, _ in uses[back + 1 :]:
-            if is_made or (each and p > previous + 1):
-                lives.append((begin, previous))
-                if not is_made:
-                    self.moves.append(_Move(b, previous + 1, p))
-                begin = p
-            previous = p
-        return [*lives, (begin, previous)]
-
-    def _algorithms(self, live: list[int]) -> tuple[list[int], list[float]]:
-        """(room left at each place, seconds there) with the fastest algorithms for which there is room."""
-        s, limit = self.s, self.limit
-        most: dict[int, int] = {}  # bytes live beside an op that has a choice
-        for p, i in enumerate(self.order):
-            if i in s.several and live[p] > most.get(i, -1):
-                most[i] = live[p]
-        seconds, scratch = s.fastest.copy(), s.scratch.copy()
-        self.chosen: dict[int, str] = {}
-        for i, beside in most.items():
-            fitting = next((c for c in s.choices[i] if beside + c[1] <= limit), s.choices[i][-1])
-            seconds[i], scratch[i], self.chosen[i] = fitting
-        room = [limit - beside - scratch[i] for i, beside in zip(self.order, live, strict=True)]
-        return room, [seconds[i] for i in self.order]
-
-    def _take_spare(self) -> None:
-        """Fetch small inputs at the start and leave small results to the end: then nothing waits for their copies."""
-        for b, start, stop in self.spare:
-            size = self.s.size[b]
-            has_room = start < stop and min(self.room[start:stop]) >= size
-            if has_room:
-                self.room[start:stop] = [n - size for n in self.room[start:stop]]
-            if b in self.s.inputs:
-                self.ahead[b] = stop if has_room else 0
-            elif has_room:
-                self.slack[b] = stop
-
-    def go(self, lead: float) -> None:
-        """Walk: sources go when they have left or their bytes are needed, prefetches start when it is time."""
-        s, room, runs = self.s, self.room, self.order
-        self.moves.sort(key=lambda m: (m.use, m.buffer))
-        latest = self._latest_starts(lead)
-        leaving: deque[tuple[str, int, float]] = deque()  # (buffer, its last use, when its copy ends)
-        left: dict[str, float] = {}
-        arrives: dict[str, float] = {}
-        now = back_link = s.arrival
-        out_link = base = 0.0
-        held = next_move = 0
-        moves, count = self.moves, len(self.moves)
-        for p, i in enumerate(runs):
-            while leaving and (leaving[0][2] <= now or held > max(0, room[p])):
-                b, last, end = leaving.popleft()
-                if end > now:
-                    self.waited[b] = self.waited.get(b, 0.0) + end - now
-                    now = end
-                held -= s.size[b]
-                self.slack[b] = p - 1 - last
-            took = self.seconds[p]
-            # ---- prefetches, in the order of their use
-            while next_move < count:
-                move = moves[next_move]
-                b, use = move.buffer, move.use
-                if use > p:
-                    if latest[next_move] >= base + took or move.after > p or back_link > now + took:
-                        break
-                    if room[p] - held < s.size[b] or min(room[p:use]) < s.size[b]:
-                        break
-                next_move += 1
-                self.ahead[b] = min(self.ahead.get(b, use - p), use - p)
-                back_link = max(back_link, now, left.get(b, 0.0)) + s.back[b]
-                arrives[b] = back_link
-                if use > p:
-                    size = s.size[b]
-                    room[p:use] = [n - size for n in room[p:use]]
-            for b in s.reads[i]:
-                if arrives and b in arrives and arrives[b] > now:
-                    self.waited[b] = self.waited.get(b, 0.0) + arrives[b] - now
-                    now = arrives[b]
-            for b, only_reads in self.leaves.get(p, ()):
-                start = now if only_reads else now + took
-                out_link = left[b] = max(out_link, start) + s.out[b]
-                leaving.append((b, p, out_link))
-                held += s.size[b]
-            now += took
-            base += took
-        for b, last, _ in leaving:
-            self.slack[b] = len(runs) - 1 - last
-        self.now = now
-
-    def _latest_starts(self, lead: float) -> list[float]:
-        """For each move the latest start at which no op waits, from the last to come back to the first."""
-        starts = list(accumulate(self.seconds, initial=0.0))
-        latest = [0.0] * len(self.moves)
-        link = starts[-1]
-        for k in range(len(self.moves) - 1, -1, -1):
-            move = self.moves[k]
-            link = min(link, starts[move.use]) - self.s.back[move.buffer]
-            latest[k] = link - lead
-        return latest

@@ -5,7 +5,8 @@
     descend    from the best of these (vdnn.memory.descend), by estimates
     realise    what looks best is laid out and simulated as a whole; if its arena is above the budget, the limit of the
                estimate is lowered by as much and the ways are repaired
-    anneal      changes at random, as long as there is time, around the best
+    anneal     random walks around the best, as long as there is time
+    settle     whatever else the estimates promise is laid out
     polish     single copies earlier or later, by simulation
 
 What is found is a plan that was laid out and simulated, never an estimate.  The sequence of what is tried depends on
@@ -15,41 +16,38 @@ nothing but the tape, the costs, the budget and the seed; time only says where i
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 from vdnn.collector import collector_paused
 from vdnn.layers.base import LayerError
 from vdnn.memory.bound import Bound, bound
-from vdnn.memory.cost import Cost
+from vdnn.memory.candidates import Candidates, Finish
+from vdnn.memory.candidates import Found as Found
+from vdnn.memory.candidates import Progress as Progress
+from vdnn.memory.cost import Cost, CostError
 from vdnn.memory.decisions import OFFLOAD, Decisions, resolve
 from vdnn.memory.descend import Descent, Ways
 from vdnn.memory.layout import EFFORT
-from vdnn.memory.order import order
-from vdnn.memory.place import place
 from vdnn.memory.plan import Plan
 from vdnn.memory.schedule import Schedule, Scheduler, Way, ways_of
-from vdnn.memory.simulate import oracle_seconds, simulate
-from vdnn.memory.trial import least_workspace, sketch
-from vdnn.micro_batches import MicroBatchError
+from vdnn.memory.simulate import oracle_seconds
+from vdnn.memory.trial import least_workspace
+from vdnn.micro_batches import PARTS as PARTS
+from vdnn.micro_batches import MicroBatchError, numbers_of_parts
 from vdnn.tape import Tape
 
 SECONDS = 10.0
-PARTS = (2, 4, 8, 16)  # numbers of sub-batches that are tried
 PROVED = 1e-4  # a gap that is not worth more time
 WORK = 4_000_000  # ops scheduled, after which a search ends by itself
+MOST_OPS = 2500  # of a tape in sub-batches whose bound is worth its time
 ROUNDINGS = (0.5, 0.25, 0.75)  # a tensor that the relaxation keeps by more than this is kept
 UNSURE = 1.08  # times an estimate
 MOST_LAYOUTS = 50  # of hopeful estimates at a time
-CHANGES: tuple[Callable[[int], int], ...] = (
-    lambda n: n // 2,
-    lambda n: max(0, n - 1),
-    lambda n: n + 1,
-    lambda n: 2 * n,
-)
+Change = Callable[[int], int]
+CHANGES: tuple[Change, ...] = (lambda n: n // 2, lambda n: max(0, n - 1), lambda n: n + 1, lambda n: 2 * n)
 TRIES = 5  # limits tried for one layout
 STALE = 20  # walks without a better plan
 TURNS = 100  # of one random walk
@@ -57,42 +55,12 @@ HEAT = 0.1  # of the seconds that could be won at most
 NEARLY = 1.02  # of the budget: what more effort may still lay out within it,
 MUCH = 1.2  # and for so many ops, whose layout takes no time
 FEW_OPS = 300
+LATE = 1.05  # times an estimate: where the best is slower still, a few stalls are no matter
 TRIALS = 100  # changes tried between two layouts
 STARTS = 4  # of the seeds, so many are improved
 
 Known = Sequence[tuple[str, Decisions] | tuple[str, Decisions, Tape]]
 Variant = Callable[[int], Tape]
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best plan of a search.
-
-    plan           laid out; the smallest found if none fits the budget
-    budget         bytes
-    step_seconds   of the plan, simulated
-    bound_seconds  no plan of this tape in this budget is faster (0 if unknown)
-    origin         the seed it came from
-    history        (seconds since the start, step_seconds) whenever a better one was found
-    """
-
-    plan: Plan
-    budget: int
-    step_seconds: float
-    bound_seconds: float
-    origin: str
-    history: tuple[tuple[float, float], ...] = ()
-
-    @property
-    def fits(self) -> bool:
-        """Whether the plan's arena is within the budget."""
-        return self.plan.arena_bytes <= self.budget
-
-    @property
-    def gap(self) -> float:
-        """By which share of the bound the step is above it; inf without a bound."""
-        return self.step_seconds / self.bound_seconds - 1 if self.bound_seconds else inf
 
 
 def find(
@@ -106,113 +74,84 @@ def find(
     variant: Variant | None = None,
     progress: Progress | None = None,
     evaluate: Callable[[Plan], float] | None = None,
+    finish: Finish | None = None,
 ) -> Found:
-    """The fastest plan found of `tape` in `budget` bytes, with a lower bound where SciPy is installed.
+    """The fastest plan found of `tape` in `budget` bytes, with a lower bound, which is better where SciPy is installed.
 
-    seconds    after which it ends; what is known is simulated in any case
+    seconds    after which it ends; what is known is simulated, and the bound computed, in any case
     known      (name, decisions) of other policies, or (name, decisions, tape) for another tape of the same step: the
                result is never slower than one of them that fits
     variant    the same step in so many sub-batches: if given, they are tried too, and the bound is for all of them
     progress   is told of every better plan
     evaluate   seconds by which plans are compared; default: of their simulated step
+    finish     what becomes of decisions before they are laid out (other rules, say)
     """
-    search = _Search(tape, budget, cost, seconds, seed, progress, evaluate)
+    candidates = Candidates(budget, cost, progress, evaluate, finish)
     with collector_paused():
+        for name, decisions, *other in known:
+            candidates.lay_out(other[0] if other else tape, decisions, name)
         mine = [(name, decisions) for name, decisions, *other in known if not other or other[0] is tape]
-        if variant is None or _variant(variant, PARTS[0]) is None:
-            return search.run(mine)
-        search.seconds = seconds / 2
-        first = search.run(mine)
-        search.seconds = seconds
-        return _in_parts(search, first, variant, [k for k in known if len(k) == 3 and k[2] is not tape])
+        others = list(_variants(tape, variant, cost))
+        whole = _Search(tape, cost, candidates, seconds / 2 if others else seconds, seed)
+        whole.run(mine)
+        bounds = [whole.bound.seconds]
+        bounds += [oracle_seconds(t, cost) for _, _, *other in known for t in other if t.micro_batches == 1]
+        for parts, variation in others:
+            bounds.append(_in_parts(parts, variation, cost, candidates, seconds, seed))
+        return candidates.result(min(bounds))
 
 
-def _in_parts(whole: _Search, first: Found, variant: Variant, known: Sequence[Any]) -> Found:
-    """The best of what was found for the whole batch and of what is found in sub-batches.
+def _in_parts(parts: int, tape: Tape, cost: Cost, candidates: Candidates, seconds: float, seed: int) -> float:
+    """Seconds that no plan in so many sub-batches undercuts; they are searched if they might be faster.
 
-    The bound is the least of those of all numbers of sub-batches; of one that is not searched, it is what it would take
-    with memory for everything.
+    Of what is not searched, it is what the step would take with memory for everything.
     """
-    best, bounds = first, [first.bound_seconds]
-    for parts in PARTS:
-        tape = _variant(variant, parts)
-        if tape is None:
-            break
-        oracle = oracle_seconds(tape, whole.cost)
-        if tape.floor_bytes > whole.budget:
-            continue  # its plans cannot fit
-        if best.fits and oracle >= best.step_seconds * (1 - PROVED):
-            bounds.append(oracle)
-            continue
-        left = max(0.0, whole.seconds - whole.elapsed) / 2
-        search = _Search(tape, whole.budget, whole.cost, left, whole.seed, whole.tell, whole.evaluate)
-        mine = [(name, decisions) for name, decisions, other in known if other.micro_batches == parts]
-        with_bound = whole.bound_took * (len(tape.ops) / len(whole.tape.ops)) ** 1.5 < left
-        found = search.run(mine, with_bound)
-        bounds.append(max(oracle, found.bound_seconds))
-        if (not found.fits, found.step_seconds) < (not best.fits, best.step_seconds):
-            history = [(whole.seconds - left + t, s) for t, s in found.history if s < best.step_seconds]
-            best = replace(found, origin=f"{parts} sub-batches: {found.origin}", history=(*best.history, *history))
-        elif not best.fits and found.plan.arena_bytes < best.plan.arena_bytes:
-            best = found
-    certain = 0.0 if not first.bound_seconds else min(bounds)
-    return replace(best, bound_seconds=certain)
+    if tape.floor_bytes > candidates.budget:
+        return inf
+    oracle = oracle_seconds(tape, cost)
+    left = max(0.0, seconds - candidates.elapsed)
+    is_slower = candidates.plan is not None and oracle >= candidates.seconds * (1 - PROVED)
+    if is_slower or (candidates.plan is not None and not left):
+        return oracle
+    search = _Search(tape, cost, candidates, candidates.elapsed + left / 2, seed, f"{parts} sub-batches: ")
+    search.run([], with_bound=len(tape.ops) <= MOST_OPS)
+    return search.bound.seconds
 
 
-def _variant(variant: Variant, parts: int) -> Tape | None:
-    """The tape in that many sub-batches; None if there can be none."""
-    try:
-        return variant(parts)
-    except (LayerError, MicroBatchError):
-        return None
-
-
-@dataclass
-class _Best:
-    """The best plan so far, and the smallest."""
-
-    plan: Plan | None = None
-    seconds: float = inf
-    origin: str = ""
-    smallest: Plan | None = None
-    history: list[tuple[float, float]] = field(default_factory=list)
+def _variants(tape: Tape, variant: Variant | None, cost: Cost) -> Iterator[tuple[int, Tape]]:
+    """(number of sub-batches, the tape in so many), as far as there are any and their times are known."""
+    for parts in numbers_of_parts(tape) if variant is not None and tape.micro_batches == 1 else ():
+        try:
+            assert variant is not None
+            variation = variant(parts)
+            oracle_seconds(variation, cost)
+        except (CostError, LayerError, MicroBatchError):
+            return
+        yield parts, variation
 
 
 class _Search:
+    """A search on one tape, until the candidates are `until` seconds old."""
+
     def __init__(
-        self,
-        tape: Tape,
-        budget: int,
-        cost: Cost,
-        seconds: float,
-        seed: int,
-        progress: Progress | None,
-        evaluate: Callable[[Plan], float] | None,
+        self, tape: Tape, cost: Cost, candidates: Candidates, until: float, seed: int, prefix: str = ""
     ) -> None:
-        self.tape, self.budget, self.cost, self.seconds = tape, budget, cost, seconds
-        self.begun = time.monotonic()
-        self.seed, self.lot = seed, random.Random(seed)
-        self.tell = progress or (lambda note: None)
-        self.evaluate = evaluate or (lambda plan: simulate(plan, cost).step_seconds)
+        self.tape, self.cost, self.best, self.until, self.prefix = tape, cost, candidates, until, prefix
+        self.budget = candidates.budget
+        self.lot = random.Random(seed)
         self.scheduler = Scheduler(tape, cost)
-        self.best = _Best()
-        self.bound = Bound(0.0)
-        self.bound_took = 0.0
+        self.bound = Bound(oracle_seconds(tape, cost))
         self.descents: dict[int, Descent] = {}
-        self.limit = budget  # of estimates: as much less than the budget as layouts have gaps
+        self.limit = self.budget  # of estimates: as much less than the budget as layouts have gaps
         self.tried: set[tuple[int | Way, ...]] = set()  # limits and ways that were laid out
-        self.polished: list[Plan] = []
+        self.polished: Plan | None = None
 
     # ---- when it ends
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.begun
 
     def is_over(self) -> bool:
         """Whether time or work are used up, or the best is proved to be about the best there is."""
         work = sum(d.tried for d in self.descents.values()) * len(self.tape.ops)
-        return self.elapsed >= self.seconds or work >= WORK or self.is_proved()
+        return self.best.elapsed >= self.until or work >= WORK or self.is_proved()
 
     def is_proved(self) -> bool:
         """Whether no plan could be faster by more than is worth looking for."""
@@ -220,30 +159,25 @@ class _Search:
 
     # ---- the search
 
-    def run(self, known: Sequence[tuple[str, Decisions]], with_bound: bool = True) -> Found:
-        """The best of what is known and what is found."""
-        resolved = [(name, resolve(decisions, self.tape, {})) for name, decisions in known]
-        for name, decisions in resolved:
-            self.lay_out(decisions, name)
-        if self.best.plan is None:
-            self.lay_out(self.least(), "least")
+    def run(self, known: Sequence[tuple[str, Decisions]], with_bound: bool = True) -> None:
+        """Lay out what is found on the way; `known` was laid out, and is improved."""
+        if self.is_proved():
+            return
         descent = self.descent(self.budget)
         kept = descent.repair({})
-        self.realise(kept, "kept", quick=True)  # soon there should be something that fits
-        if not self.is_over():
-            self.realise(descent.sweep(kept), "kept", quick=True)
-        if with_bound:
-            began = self.elapsed
-            self.bound = _bound(self.tape, self.budget, self.cost)
-            self.bound_took = self.elapsed - began
-        self.improve(descent, resolved)
-        return self.result()
+        self.realise(descent.sweep(kept), "kept", quick=True)  # soon there should be something that fits
+        if self.best.plan is None:
+            self.realise(kept, "kept", quick=True)
+            self.lay_out(self.least(), "least")
+        if with_bound and not self.is_proved():
+            self.bound = _bound(self.tape, self.budget, self.cost) or self.bound
+        if self.scheduler.movable and not self.is_over():
+            self.improve(descent, known)
 
     def least(self) -> Decisions:
         """Everything moved, back for each use at the last moment, least workspaces: mostly the smallest plan."""
         fates = dict.fromkeys((t.name for t in self.tape.saved), OFFLOAD)
-        decisions = Decisions(fates, least_workspace(self.tape, self.cost), ahead=0, returns="each")
-        return resolve(decisions, self.tape, {})
+        return Decisions(fates, least_workspace(self.tape, self.cost), ahead=0, returns="each")
 
     def improve(self, descent: Descent, known: Sequence[tuple[str, Decisions]]) -> None:
         """Descend from the best seeds, then walk around the best as long as there is time."""
@@ -285,7 +219,7 @@ class _Search:
             before = self.best.seconds
             descent = self.descent(self.limit)
             found = descent.repair(found.ways)
-            to_win = found.seconds - max(self.bound.seconds, self.scheduler.oracle)
+            to_win = found.seconds - self.bound.seconds
             better = descent.anneal(found, self.lot, TURNS, HEAT * to_win)
             if better.rank < found.rank:
                 found = descent.descend(better)
@@ -319,22 +253,22 @@ class _Search:
     def polish(self) -> None:
         """Copy single buffers a little earlier or later, as long as a simulated step says that it pays."""
         plan = self.best.plan
-        if plan is None or plan in self.polished or plan.decisions.lifetimes == "network":
+        if plan is None or plan is self.polished or plan.tape is not self.tape:
             return
-        for name, counts in (("ahead", plan.decisions.ahead), ("slack", plan.decisions.slack)):
-            if not isinstance(counts, Mapping):
-                continue
-            for buffer in [b for b in counts if b in self.scheduler.decided]:
-                for change in CHANGES:
-                    if self.is_over():
-                        return
-                    now = self.best.plan.decisions if self.best.plan else plan.decisions
-                    other = dict(getattr(now, name))
-                    other[buffer] = change(other.get(buffer, 0))
-                    changed = replace(now, ahead=other) if name == "ahead" else replace(now, slack=other)
-                    self.lay_out(changed, "polished")
-        if self.best.plan is not None:
-            self.polished.append(self.best.plan)
+        for name, buffer in self._copies(plan.decisions):
+            for change in CHANGES:
+                if self.is_over():
+                    return
+                now = self.best.plan or plan
+                self.lay_out(_changed(now.decisions, name, buffer, change), "polished")
+        self.polished = self.best.plan
+
+    def _copies(self, decisions: Decisions) -> Iterator[tuple[str, str]]:
+        """("ahead" or "slack", buffer) of all that may be copied earlier or later by itself."""
+        for name in ("ahead", "slack"):
+            counts = getattr(decisions, name)
+            if isinstance(counts, Mapping):
+                yield from ((name, b) for b in counts if b in self.scheduler.decided)
 
     def seeds(self, known: Sequence[tuple[str, Decisions]]) -> Iterable[tuple[str, Ways]]:
         """(name, ways) to start from."""
@@ -345,7 +279,8 @@ class _Search:
         yield "moved", dict.fromkeys(saved, Way.OFFLOAD)
         yield "moved for each", dict.fromkeys(saved, Way.EACH)
         for name, decisions in known:
-            yield name, {b: way for b, way in ways_of(decisions).items() if b in self.scheduler.out}
+            ways = ways_of(resolve(decisions, self.tape, {}))
+            yield name, {b: way for b, way in ways.items() if b in self.scheduler.decided}
 
     def descent(self, limit: int) -> Descent:
         """The descent within that limit."""
@@ -378,61 +313,38 @@ class _Search:
         return other if quick or other.ways == found.ways else descent.descend(other, TRIALS)
 
     def arena(self, found: Schedule, origin: str) -> int:
-        """Bytes of the arena of its plan, which is laid out with more effort if it is only a little too large."""
-        decisions = resolve(replace(found.decisions, within=self.budget), self.tape, {})
+        """Bytes of the arena of its plan.
+
+        Where it is a little too large it is laid out with more effort, and with all copies at the last moment: memory
+        that is full all the time cannot be laid out without gaps.
+        """
+        decisions = replace(found.decisions, within=self.budget)
         size = self.lay_out(decisions, origin)
         if self.budget < size < (NEARLY if len(self.tape.ops) > FEW_OPS else MUCH) * self.budget:
             size = self.lay_out(replace(decisions, effort=EFFORT // 4), origin)
+        if size > self.budget and self.best.seconds > found.seconds * LATE:
+            ahead, slack = dict.fromkeys(found.ahead, 0), dict.fromkeys(found.slack, 0)
+            self.lay_out(replace(decisions, ahead=ahead, slack=slack, effort=EFFORT // 4), f"{origin}, late")
         return size
 
     def lay_out(self, decisions: Decisions, origin: str) -> int:
-        """Bytes of the arena of these decisions' plan, which is compared with the best if it fits."""
-        plan = sketch(self.tape, decisions)
-        if plan.peak_bytes > self.budget:
-            return plan.peak_bytes
-        made = place(plan, decisions.effort)
-        if made.arena_bytes <= self.budget:
-            self.take(made, origin)
-        elif self.best.smallest is None or made.arena_bytes < self.best.smallest.arena_bytes:
-            self.best.smallest = made
-        return made.arena_bytes
-
-    def take(self, laid: Plan, origin: str) -> bool:
-        """Whether this plan, whose arena is within the budget, is the best so far."""
-        plan = replace(laid, steps=tuple(order(laid)))
-        seconds = self.evaluate(plan)
-        better = (seconds, plan.arena_bytes)
-        if self.best.plan is not None and better >= (self.best.seconds, self.best.plan.arena_bytes):
-            return False
-        if seconds < self.best.seconds:
-            self.best.history.append((self.elapsed, seconds))
-            self.tell(f"{seconds:.6g} s from {origin}")
-        self.best.plan, self.best.seconds, self.best.origin = plan, seconds, origin
-        return True
-
-    def result(self) -> Found:
-        """What was found; the smallest plan if nothing fits."""
-        best = self.best
-        plan = best.plan
-        if plan is None:
-            plan = best.smallest or self.smallest()
-            plan = replace(plan, steps=tuple(order(plan)))
-        seconds = best.seconds if best.plan is not None else self.evaluate(plan)
-        history = tuple(best.history)
-        return Found(plan, self.budget, seconds, self.bound.seconds, best.origin, history)
-
-    def smallest(self) -> Plan:
-        """The plan with the smallest peak of what repairing led to."""
-        found = min(self.descent(self.budget).known.values(), key=lambda s: s.rank)
-        return place(sketch(self.tape, resolve(found.decisions, self.tape, {})), found.decisions.effort)
+        """Bytes of the arena of these decisions' plan, which is a candidate."""
+        return self.best.lay_out(self.tape, decisions, self.prefix + origin)
 
 
-def _bound(tape: Tape, budget: int, cost: Cost) -> Bound:
-    """The bound, or one of 0 seconds without SciPy."""
+def _changed(decisions: Decisions, name: str, buffer: str, change: Change) -> Decisions:
+    """The decisions with one buffer's `ahead` or `slack` changed."""
+    counts = {**getattr(decisions, name)}
+    counts[buffer] = change(counts[buffer])
+    return replace(decisions, ahead=counts) if name == "ahead" else replace(decisions, slack=counts)
+
+
+def _bound(tape: Tape, budget: int, cost: Cost) -> Bound | None:
+    """The bound; None without SciPy."""
     try:
         return bound(tape, budget, cost)
-    except ModuleNotFoundError:
-        return Bound(0.0)
+    except ImportError:
+        return None
 
 
 def _rounded(relaxed: Bound, saved: Sequence[str]) -> Iterable[tuple[str, Ways]]:
