@@ -559,3 +559,12 @@ def test_the_summary_says_how_many_parts():
     made = vdnn.plan(plain(), micro_batches=2)
     found = summary(made, vdnn.roofline("titan-x"))
     assert (found["batch"], found["micro_batches"]) == (8, 2)
+
+
+def test_a_policy_chooses_the_number_of_parts_unless_it_is_given():
+    net = models.get("vgg16", batch=128)
+    setting = {"kernels": "cudnn4", "optimizer": "sgd"}
+    budget = vdnn.plan(net, "keep_all", **setting).floor_bytes * 9 // 10  # one part cannot fit
+    assert vdnn.plan(net, "modnn", budget=budget, **setting).tape.micro_batches > 1
+    with pytest.raises(vdnn.BudgetError):
+        vdnn.plan(net, "modnn", budget=budget, micro_batches=1, **setting)

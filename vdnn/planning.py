@@ -38,7 +38,7 @@ def plan(
     rules: str = "ours",
     count: str = "all",
     rewrites: str | Iterable[str] | None = None,
-    micro_batches: int = 1,
+    micro_batches: int | None = None,
     allow_coupled: bool = False,
     verify: bool = True,
 ) -> Plan:
@@ -61,7 +61,8 @@ def plan(
     rewrites    changes of the tape that change no bit: names, "all", "standard", "none", "all-relu_mask" and the like
                 (vdnn.rewrites).  Default: the policy's choice, for nearly all of them the standard ones
     micro_batches  parts of the batch that forward and backward run on one after the other, with one update after all:
-                less memory, equal results but for rounding (vdnn.micro_batches)
+                less memory, equal results but for rounding (vdnn.micro_batches).  Default: the policy's choice; of all
+                by name only search and modnn choose more than 1
     allow_coupled  parts even where results then differ, since batch norm takes the statistics of each by itself
     Raises BudgetError if the budget is too small; it says what would fit.  MicroBatchError or LayerError if the batch
     cannot come in so many parts.

@@ -39,19 +39,19 @@ class Plans:
         optimizer: Optimizer,
         undo: bool,
         rewrites: str | Iterable[str] | None = None,
-        micro_batches: int = 1,
+        micro_batches: int | None = None,
         allow_coupled: bool = False,
     ) -> None:
-        check_count(micro_batches, net.batch, net.name)
+        check_count(micro_batches or 1, net.batch, net.name)
         self.net, self.device, self.optimizer, self.undo = net, device, optimizer, undo
-        self.micro_batches, self.part = micro_batches, net.batch // micro_batches
+        self.micro_batches = micro_batches
         self.allow_coupled = allow_coupled
         self.made: dict[tuple[int, str], Plan] = {}
         self.refused: dict[str, BudgetError] = {}
         self.budget = budget
         self.main = self._plan(net, policy, algorithms, "step", rewrites)
         self.made[net.batch, "step"] = self.main
-        self.micro_batches = self.main.tape.micro_batches  # a policy may have chosen another number
+        self.micro_batches = self.main.tape.micro_batches  # the policy's choice, if none was given
         self.part = net.batch // self.micro_batches
         for purpose in ("evaluate", "gradients"):
             try:
@@ -99,7 +99,7 @@ class Plans:
             undo=self.undo and purpose == "step",
             purpose=purpose,
             rewrites=rewrites,
-            micro_batches=1 if isinstance(net, Tape) else self.micro_batches,
+            micro_batches=None if isinstance(net, Tape) else self.micro_batches,
             allow_coupled=self.allow_coupled,
         )
 

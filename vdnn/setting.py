@@ -47,6 +47,7 @@ class Setting:
     undo: bool
     rules: str = "ours"
     allow_coupled: bool = False
+    may_split: bool = True
 
     def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
         """The plan under `policy`, whether it fits the budget or not."""
@@ -59,7 +60,7 @@ class Setting:
         """What the policy says: its name, its tape and its resolved decisions."""
         if isinstance(policy, (Mapping, Decisions)):
             return Decided("", self.tape, under(self.rules, resolve(policy, self.tape, algorithms)))
-        is_free = self.network is not None and self.tape.micro_batches == 1 and self.tape.purpose == "step"
+        is_free = self.may_split and self.network is not None and self.tape.purpose == "step"
         variant = self.in_parts if is_free else None
         decided = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules, variant)
         return replace(decided, decisions=under(self.rules, decided.decisions))
@@ -97,11 +98,12 @@ def make_setting(
     rules: str = "ours",
     count: str = "all",
     rewrites: str | Iterable[str] | None = None,
-    micro_batches: int = 1,
+    micro_batches: int | None = None,
     allow_coupled: bool = False,
 ) -> Setting:
     """The tape, the cost model and the budget that these arguments of `plan` stand for.
 
+    micro_batches   of the tape; None: one part, and a policy may choose more
     rewrites   of the tape (vdnn.rewrites); None: the standard ones, and under the paper's rules those of the paper
     Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given;
     what vdnn.micro_batches.check_parts raises for sub-batches that there cannot be.
@@ -138,9 +140,10 @@ def make_setting(
         network = paper(network)
     if wanted is None:
         wanted = PAPER if rules == "paper" else STANDARD
-    parts = {"micro_batches": micro_batches, "allow_coupled": allow_coupled}
+    parts = {"micro_batches": micro_batches or 1, "allow_coupled": allow_coupled}
     tape = _build(network, kernels, optimizer, purpose, wanted, count, **parts)
-    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled)
+    may_split = micro_batches is None
+    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled, may_split)
 
 
 def _build(
@@ -173,7 +176,7 @@ def _check_tape(
     rules: str,
     kernels: str | None,
     rewrites: tuple[str, ...] | None,
-    micro_batches: int,
+    micro_batches: int | None,
 ) -> None:
     """Raise ValueError if what was asked for is not what the tape was built for.  A default asks for nothing."""
     if rules != "ours":
@@ -185,7 +188,7 @@ def _check_tape(
         "kernels": (kernels, tape.kernels, kernels is None),
         "threads": (threads, tape.threads, threads is None),
         "rewrites": (rewrites, tape.rewrites, rewrites is None),
-        "micro_batches": (micro_batches, tape.micro_batches, micro_batches == 1),
+        "micro_batches": (micro_batches, tape.micro_batches, micro_batches is None),
         "optimizer": (name, tape.optimizer, optimizer is None or optimizer == "momentum"),
     }
     for what, (wanted, built, is_default) in asked.items():

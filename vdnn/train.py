@@ -95,7 +95,7 @@ class Trainer:
                 "cuda" False also admits algorithms that add up in any order
     micro_batches  equal parts of the batch that forward and backward run on one after the other, with one update after
                 all: less memory, and the same results but for rounding.  A smaller batch comes in parts of the same
-                size, and one with the rest
+                size, and one with the rest.  None: the policy's choice, mostly 1
     allow_coupled  parts even if a layer takes statistics over the samples that are together (batch norm), so that
                 results differ: each part has its own, and running averages move once for each
     threads, link_bandwidth   of the host, see HostDevice
@@ -118,7 +118,7 @@ class Trainer:
         threads: int | None = None,
         undo: bool = True,
         rewrites: str | Iterable[str] | None = None,
-        micro_batches: int = 1,
+        micro_batches: int | None = None,
         allow_coupled: bool = False,
         deterministic: bool = True,
         link_bandwidth: float | None = None,
@@ -128,7 +128,7 @@ class Trainer:
         if not 0 <= seed < 2**53:
             raise ValueError(f"seed={seed} is not in [0, 2**53)")
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
-        self.micro_batches, self.allow_coupled = micro_batches, allow_coupled
+        self.allow_coupled = allow_coupled
         self.optimizer = optimizers.get(optimizer or "momentum")
         on_host = {"threads": threads, "link_bandwidth": link_bandwidth}
         on_gpu = {"math": math, "storage": storage, "deterministic": None if deterministic else False}

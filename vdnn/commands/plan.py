@@ -69,9 +69,7 @@ setting_options = with_options(
     click.option(
         "--micro-batches",
         type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Parts of the batch that forward and backward run on, one after the other.",
+        help="Parts of the batch, run forward and backward one after the other.  [default: the policy's choice]",
     ),
     click.option("--allow-coupled", is_flag=True, help="Parts even where batch norm then sees each by itself."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),

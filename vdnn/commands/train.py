@@ -51,7 +51,9 @@ options = with_options(
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation."),
     click.option(
-        "--micro-batches", type=click.IntRange(min=1), help="Parts of the batch, one after the other.  [default: 1]"
+        "--micro-batches",
+        type=click.IntRange(min=1),
+        help="Parts of the batch, one after the other.  [default: the policy's choice]",
     ),
     click.option(
         "--allow-coupled", is_flag=True, default=None, help="Parts even where batch norm then sees each by itself."
