@@ -78,7 +78,7 @@ def find(
 ) -> Found:
     """The fastest plan found of `tape` in `budget` bytes, with a lower bound, which is better where SciPy is installed.
 
-    seconds    after which it ends; what is known is simulated, and the bound computed, in any case
+    seconds    after which it ends; what is known is simulated, a first answer found and the bound computed in any case
     known      (name, decisions) of other policies, or (name, decisions, tape) for another tape of the same step: the
                result is never slower than one of them that fits
     variant    the same step in so many sub-batches: if given, they are tried too, and the bound is for all of them
@@ -164,15 +164,21 @@ class _Search:
         if self.is_proved():
             return
         descent = self.descent(self.budget)
-        kept = descent.repair({})
-        self.realise(descent.sweep(kept), "kept", quick=True)  # soon there should be something that fits
-        if self.best.plan is None:
-            self.realise(kept, "kept", quick=True)
-            self.lay_out(self.least(), "least")
+        self.begin(descent)
         if with_bound and not self.is_proved():
             self.bound = _bound(self.tape, self.budget, self.cost) or self.bound
         if self.scheduler.movable and not self.is_over():
             self.improve(descent, known)
+
+    def begin(self, descent: Descent) -> None:
+        """Lay out a first answer, however long that takes."""
+        until, self.until = self.until, inf
+        kept = descent.repair({})
+        self.realise(descent.sweep(kept), "kept", quick=True)
+        if self.best.plan is None:
+            self.realise(kept, "kept", quick=True)
+            self.lay_out(self.least(), "least")
+        self.until = until
 
     def least(self) -> Decisions:
         """Everything moved, back for each use at the last moment, least workspaces: mostly the smallest plan."""
