@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import random
-import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
+from random_ways import case_of, random_ways
 
 from vdnn.memory.decisions import resolve
 from vdnn.memory.descend import Descent
-from vdnn.memory.schedule import Scheduler, Way
+from vdnn.memory.schedule import Way
 from vdnn.memory.trial import sketch
-from vdnn.network import Role
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-import brute_force
 
 SEEDS = range(300, 315)
-
-
-@cache
-def case_of(seed):
-    case = next(brute_force.cases(seed, most=8))
-    return case, Scheduler(case.tape, case.cost)
 
 
 def descent_of(seed, is_over=lambda: False, limit=None):
     case, scheduler = case_of(seed)
     return Descent(scheduler, case.budget if limit is None else limit, is_over)
-
-
-def random_ways(scheduler, lot):
-    ways = {}
-    for b in scheduler.movable:
-        is_input = scheduler.tape.buffers[b].role is Role.INPUT
-        ways[b] = lot.choice([way for way in Way if not (is_input and way is Way.DROP)])
-    return ways
 
 
 @pytest.mark.parametrize("seed", SEEDS)

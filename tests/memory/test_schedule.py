@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import random
-import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
+from random_ways import case_of, random_ways
 
 from vdnn.memory.decisions import Decisions, resolve
 from vdnn.memory.passes import make_plan, rerun_dropped
 from vdnn.memory.schedule import Scheduler, Way, ways_of
 from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.memory.trial import fastest, least_workspace, sketch
-from vdnn.network import Role
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-import brute_force
 
 SEEDS = range(200, 215)
 TYPICAL, MOSTLY = 0.02, 0.10  # errors of the estimate: the median, and of four in five
 SMALL = 4 * 512  # bytes of labels, clock and loss, which may be taken to stay longer than they do
 AMPLE = 1 << 50  # bytes
-
-
-@cache
-def case_of(seed):
-    case = next(brute_force.cases(seed, most=8))
-    return case, Scheduler(case.tape, case.cost)
-
-
-def random_ways(scheduler, lot):
-    ways = {}
-    for b in scheduler.movable:
-        is_input = scheduler.tape.buffers[b].role is Role.INPUT
-        ways[b] = lot.choice([way for way in Way if not (is_input and way is Way.DROP)])
-    return ways
 
 
 def schedules(seed, count=8):

@@ -9,7 +9,8 @@ from typing import Any
 
 from vdnn.memory.fluid import Moves, Scales
 from vdnn.memory.linear import Program, Terms
-from vdnn.memory.relaxation import Life, Lives, makers_of
+from vdnn.memory.relaxation import Life, Lives
+from vdnn.memory.rerun import makers_of
 from vdnn.tape import Tape
 
 PREFERENCE = 1e-3  # scaled seconds: what all copies together cost more, so that of equal solutions one holds more

@@ -22,6 +22,7 @@ from vdnn.memory.network_wide import network_wide
 from vdnn.memory.order import order
 from vdnn.memory.place import RESIDENT, place
 from vdnn.memory.plan import Plan, Step, workspace_of
+from vdnn.memory.rerun import Reruns
 from vdnn.network import Role
 from vdnn.tape import Tape
 
@@ -50,56 +51,9 @@ def rerun_dropped(tape: Tape, decisions: Decisions) -> list[Step]:
 
     After this, every buffer that an op reads was written by an earlier step and not forgotten since.
     """
-    absent = {b for b, fate in decisions.fates.items() if fate is Fate.DROP}
-    steps: list[Step] = []
-
-    def run(i: int) -> None:
-        name = tape.ops[i].name
-        steps.append(Step("compute", name, algorithm=decisions.algorithms[name]))
-
-    for i in range(len(tape.ops)):
-        if tape.ops[i].is_backward:
-            for buffer in tape.reads[i]:
-                for j in _bring_back(buffer, tape, absent):
-                    run(j)
-        run(i)
-    return steps
-
-
-def _bring_back(buffer: str, tape: Tape, absent: set[str]) -> list[int]:
-    """Places of the ops to run again so that `buffer` is there, none if it is; what they make is taken off `absent`."""
-    order: list[int] = []
-    pending = [(buffer, False)]
-    while pending:  # depth first without recursion: a network may be thousands of layers deep
-        wanted, inputs_done = pending.pop()
-        if wanted not in absent:
-            continue
-        ops = makers_of(wanted, tape)
-        made = {b for j in ops for b in tape.writes[j]}
-        if inputs_done:
-            order += ops
-            # an in-place op that is left out leaves its buffer as it was before: not what a reader would want
-            partly = {b for b in made if not set(tape.makers[b]) <= set(ops)}
-            absent -= made - partly
-            absent |= partly
-            continue
-        pending.append((wanted, True))
-        needed = (b for j in ops for b in tape.reads[j] if b in absent and b not in made)
-        pending += [(b, False) for b in dict.fromkeys(needed)]
-    return order
-
-
-def makers_of(buffer: str, tape: Tape) -> list[int]:
-    """Places of the forward ops that make `buffer`, and of those that made, in place before them, what they change.
-
-    Ops that change the same bytes later stay out: their weights may have been updated already.
-    """
-    ops = set(tape.makers[buffer])
-    for j in tape.makers[buffer]:
-        for b in tape.writes[j]:
-            if b in tape.reads[j]:
-                ops |= {k for k in tape.makers[b] if k < j}
-    return sorted(ops)
+    dropped = (b for b, fate in decisions.fates.items() if fate is Fate.DROP)
+    names = [tape.ops[i].name for i in Reruns(tape).runs(dropped)]
+    return [Step("compute", name, algorithm=decisions.algorithms[name]) for name in names]
 
 
 # ---- copy_offloaded

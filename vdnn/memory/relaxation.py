@@ -182,18 +182,6 @@ def _windows(tape: Tape) -> tuple[dict[int, int], dict[int, int], dict[str, tupl
     return earliest, latest, wanted
 
 
-def makers_of(buffer: str, tape: Tape) -> list[int]:
-    """Places of the forward ops that run again to make `buffer`: those that write it, and before those that change
-    something in place, those that made what they change.
-    """
-    ops = set(tape.makers[buffer])
-    for j in tape.makers[buffer]:
-        for b in tape.writes[j]:
-            if b in tape.reads[j]:
-                ops |= {k for k in tape.makers[b] if k < j}
-    return sorted(ops)
-
-
 @dataclass(frozen=True)
 class Choice:
     """One algorithm that an op may use: seconds, and bytes of workspace."""

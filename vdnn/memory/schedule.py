@@ -16,8 +16,8 @@ from itertools import accumulate
 
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import Decisions
-from vdnn.memory.passes import makers_of
 from vdnn.memory.place import RESIDENT
+from vdnn.memory.rerun import Reruns
 from vdnn.memory.walk import SMALL, Use, Walk
 from vdnn.memory.ways import Way as Way
 from vdnn.memory.ways import ways_of as ways_of
@@ -75,7 +75,8 @@ class Scheduler:
         moving = {b: buffer.role not in RESIDENT for b, buffer in tape.buffers.items()}
         self.reads = [tuple(b for b in names if moving[b]) for names in tape.reads]
         self.writes = [tuple(b for b in names if moving[b]) for names in tape.writes]
-        self.is_backward = [op.is_backward for op in tape.ops]
+        self.reruns = Reruns(tape)
+        self.is_backward = self.reruns.is_backward
         self.choices = [_choices(tape, cost, i) for i in range(len(tape.ops))]
         self.several = frozenset(i for i, choices in enumerate(self.choices) if len(choices) > 1)
         self.fixed = {op.name: choices[0][2] for op, choices in zip(tape.ops, self.choices, strict=True)}
@@ -130,44 +131,14 @@ class Scheduler:
     @cached_property
     def makers(self) -> dict[str, tuple[int, ...]]:
         """{buffer: places of the ops that bring it back}."""
-        return {
-            b: tuple(makers_of(b, self.tape)) for b in (*self.saved, *sorted(self.unsaved)) if b in self.tape.makers
-        }
+        return {b: tuple(self.reruns.makers(b)) for b in (*self.saved, *sorted(self.unsaved)) if b in self.tape.makers}
 
     # ---- what runs
 
     def runs(self, ways: Mapping[str, Way]) -> list[int]:
         """Places of the ops that run, in order, with those that bring back what was dropped."""
-        absent = {b for b, way in ways.items() if way is Way.DROP}
-        absent.update(b for b in self.unsaved if b not in ways)
-        runs: list[int] = []
-        for i, reads in enumerate(self.reads):
-            if self.is_backward[i]:
-                for b in reads:
-                    if b in absent:
-                        self._bring_back(b, absent, runs)
-            runs.append(i)
-        return runs
-
-    def _bring_back(self, buffer: str, absent: set[str], runs: list[int]) -> None:
-        """Append the ops that make `buffer` and all that they need (see vdnn.memory.rerun)."""
-        pending = [(buffer, False)]
-        writers, makers = self.tape.makers, self.makers
-        while pending:
-            wanted, inputs_done = pending.pop()
-            if wanted not in absent:
-                continue
-            ops = makers[wanted]
-            made = {b for j in ops for b in self.writes[j]}
-            if inputs_done:
-                runs += ops
-                partly = {b for b in made if len(writers[b]) > 1 and not set(writers[b]) <= set(ops)}
-                absent -= made - partly
-                absent |= partly
-                continue
-            pending.append((wanted, True))
-            needed = (b for j in ops for b in self.reads[j] if b in absent and b not in made)
-            pending += [(b, False) for b in dict.fromkeys(needed)]
+        dropped = {b for b, way in ways.items() if way is Way.DROP}
+        return self.reruns.runs(dropped | {b for b in self.unsaved if b not in ways})
 
     def rerun_seconds(self, buffer: str, ways: Mapping[str, Way]) -> float:
         """Seconds to make `buffer` again when its turn comes, and whatever is absent of what that needs."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vdnn.memory.cost import Cost
-from vdnn.memory.passes import makers_of
 from vdnn.memory.published.fitting import sizeable
+from vdnn.memory.rerun import makers_of
 from vdnn.network import Role
 from vdnn.tape import Tape, granules
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vdnn.memory.decisions import KEEP, resolve
-from vdnn.memory.passes import makers_of
+from vdnn.memory.rerun import makers_of
 from vdnn.network import Role
 from vdnn.tape import Tape
 
