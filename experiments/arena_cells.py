@@ -23,9 +23,10 @@ from vdnn.memory import policy as policies
 from vdnn.memory.cost import Cost, roofline
 from vdnn.memory.decisions import Decisions
 from vdnn.memory.passes import make_plan
-from vdnn.memory.search import Variant, find
+from vdnn.memory.search import find
 from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.memory.trial import fastest, least_workspace
+from vdnn.memory.variants import Variant
 from vdnn.memory.verify import verify
 from vdnn.network import Network
 from vdnn.setting import kernels_named, make_setting

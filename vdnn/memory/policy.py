@@ -29,10 +29,10 @@ from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, DecisionError, Decisions, resolve
 from vdnn.memory.published import PUBLISHED
 from vdnn.memory.rules import EXTRACTION, offload_inputs
-from vdnn.memory.search import Variant
 from vdnn.memory.searching import Searching, searching
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
+from vdnn.memory.variants import Variant
 from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 

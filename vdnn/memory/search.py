@@ -22,12 +22,11 @@ from math import inf
 from typing import Any
 
 from vdnn.collector import collector_paused
-from vdnn.layers.base import LayerError
 from vdnn.memory.bound import Bound, bound
 from vdnn.memory.candidates import Candidates, Finish
 from vdnn.memory.candidates import Found as Found
 from vdnn.memory.candidates import Progress as Progress
-from vdnn.memory.cost import Cost, CostError
+from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, Decisions, resolve
 from vdnn.memory.descend import Descent, Ways
 from vdnn.memory.layout import EFFORT
@@ -35,8 +34,7 @@ from vdnn.memory.plan import Plan
 from vdnn.memory.schedule import Schedule, Scheduler, Way, ways_of
 from vdnn.memory.simulate import oracle_seconds
 from vdnn.memory.trial import least_workspace
-from vdnn.micro_batches import PARTS as PARTS
-from vdnn.micro_batches import MicroBatchError, numbers_of_parts
+from vdnn.memory.variants import Variant, variants
 from vdnn.tape import Tape
 
 SECONDS = 10.0
@@ -60,7 +58,6 @@ TRIALS = 100  # changes tried between two layouts
 STARTS = 4  # of the seeds, so many are improved
 
 Known = Sequence[tuple[str, Decisions] | tuple[str, Decisions, Tape]]
-Variant = Callable[[int], Tape]
 
 
 def find(
@@ -91,18 +88,17 @@ def find(
         for name, decisions, *other in known:
             candidates.lay_out(other[0] if other else tape, decisions, name)
         mine = [(name, decisions) for name, decisions, *other in known if not other or other[0] is tape]
-        others = list(_variants(tape, variant, cost))
+        others = list(variants(tape, variant, cost))
         whole = _Search(tape, cost, candidates, seconds / 2 if others else seconds, seed)
         whole.run(mine)
         bounds = [whole.bound.seconds]
         bounds += [oracle_seconds(t, cost) for _, _, *other in known for t in other if t.micro_batches == 1]
-        for parts, variation in others:
-            bounds.append(_in_parts(parts, variation, cost, candidates, seconds, seed))
+        bounds += [_in_parts(other, cost, candidates, seconds, seed) for other in others]
         return candidates.result(min(bounds))
 
 
-def _in_parts(parts: int, tape: Tape, cost: Cost, candidates: Candidates, seconds: float, seed: int) -> float:
-    """Seconds that no plan in so many sub-batches undercuts; they are searched if they might be faster.
+def _in_parts(tape: Tape, cost: Cost, candidates: Candidates, seconds: float, seed: int) -> float:
+    """Seconds that no plan of a tape in sub-batches undercuts; it is searched if it might be faster.
 
     Of what is not searched, it is what the step would take with memory for everything.
     """
@@ -113,21 +109,9 @@ def _in_parts(parts: int, tape: Tape, cost: Cost, candidates: Candidates, second
     is_slower = candidates.plan is not None and oracle >= candidates.seconds * (1 - PROVED)
     if is_slower or (candidates.plan is not None and not left):
         return oracle
-    search = _Search(tape, cost, candidates, candidates.elapsed + left / 2, seed, f"{parts} sub-batches: ")
+    search = _Search(tape, cost, candidates, candidates.elapsed + left / 2, seed, f"{tape.micro_batches} sub-batches: ")
     search.run([], with_bound=len(tape.ops) <= MOST_OPS)
     return search.bound.seconds
-
-
-def _variants(tape: Tape, variant: Variant | None, cost: Cost) -> Iterator[tuple[int, Tape]]:
-    """(number of sub-batches, the tape in so many), as far as there are any and their times are known."""
-    for parts in numbers_of_parts(tape) if variant is not None and tape.micro_batches == 1 else ():
-        try:
-            assert variant is not None
-            variation = variant(parts)
-            oracle_seconds(variation, cost)
-        except (CostError, LayerError, MicroBatchError):
-            return
-        yield parts, variation
 
 
 class _Search:

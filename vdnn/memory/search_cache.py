@@ -83,10 +83,8 @@ def _record(kind: Any) -> tuple[str, tuple[str, ...], frozenset[str]]:
     return title, names, frozenset((*names, *dir(kind)))
 
 
-def first_round(tape: Tape | None) -> list[Any]:
+def first_round(tape: Tape) -> list[Any]:
     """What makes a tape in sub-batches what it is: the others are as the first (vdnn.micro_batches)."""
-    if tape is None:
-        return []
     tensors = [t for t in tape.tensors.values() if MARK not in t.name]
     return [tape.micro_batches, tape.rewrites, tape.count, tensors, [op for op in tape.ops if MARK not in op.name]]
 
@@ -203,7 +201,7 @@ class SearchCache:
 @collector_paused()
 def opened(
     tape: Tape,
-    variants: Sequence[Tape | None],
+    variants: Sequence[Tape] | None,
     cost: Cost,
     rules: str,
     settings: Mapping[str, Any],
@@ -211,7 +209,7 @@ def opened(
 ) -> SearchCache | None:
     """The cache for searches of this step; None if there is none, or if the step or the costs cannot be described.
 
-    variants   the same step in sub-batches, as they are offered to the search
+    variants   the same step in sub-batches, as they are offered to the search; None if they are not
     settings   all else that a result depends on, but for the budget
     objective  by what plans are compared
     """
@@ -219,7 +217,8 @@ def opened(
     if folder is None:
         return None
     try:
-        step = digest(planner(), _solver(), tape, [first_round(t) for t in variants], cost, rules)
+        rounds = None if variants is None else [first_round(t) for t in variants]
+        step = digest(planner(), _solver(), tape, rounds, cost, rules)
         return SearchCache(folder / "search" / step, digest(settings), digest(objective))
     except NotDescribedError:
         return None

@@ -16,10 +16,11 @@ from vdnn.memory.jitter import expected_seconds
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
 from vdnn.memory.rules import under
-from vdnn.memory.search import SECONDS, Variant, find
+from vdnn.memory.search import SECONDS, find
 from vdnn.memory.search_cache import SearchCache, Stored, opened
 from vdnn.memory.simulate import simulate
-from vdnn.micro_batches import MicroBatchError, numbers_of_parts
+from vdnn.memory.variants import Variant, variants
+from vdnn.micro_batches import MicroBatchError
 from vdnn.tape import Tape
 
 SAMPLES = 20  # of a step with disturbances, for every plan that is compared
@@ -114,8 +115,8 @@ class Searching:
         if self.jitter:
             objective |= {"samples": self.samples, "seed": self.seed}
         settings = {"seconds": float(self.seconds), "seed": self.seed, "others": self.others, **objective}
-        variants = [_in_parts(variant, parts) for parts in numbers_of_parts(tape)] if variant is not None else []
-        return opened(tape, variants, cost, rules, {**settings, "algorithms": algorithms}, objective)
+        tapes = None if variant is None else list(variants(tape, variant, cost))
+        return opened(tape, tapes, cost, rules, {**settings, "algorithms": algorithms}, objective)
 
 
 def searching(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
-from vdnn.layers.base import LayerError
-from vdnn.memory.cost import Cost, CostError
+from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import Decisions
 from vdnn.memory.published.copies import offloading
 from vdnn.memory.published.fitting import Candidate, sizeable, step_seconds
 from vdnn.memory.simulate import oracle_seconds
 from vdnn.memory.trial import fastest
-from vdnn.micro_batches import MicroBatchError, numbers_of_parts, without_round
+from vdnn.memory.variants import Variant, variants
+from vdnn.micro_batches import without_round
 from vdnn.tape import Tape
 
 
@@ -22,7 +22,7 @@ def modnn(
     budget: int,
     cost: Cost,
     algorithms: Mapping[str, str],
-    variant: Callable[[int], Tape] | None = None,
+    variant: Variant | None = None,
 ) -> Decisions | tuple[Tape, Decisions]:
     """Offloads and prefetches scheduled as tasks, convolution algorithms by the room there is, and sub-batches.
 
@@ -36,7 +36,7 @@ def modnn(
     """
     best: Candidate | None = None
     seconds, where, least = inf, tape, tape
-    for other in _tapes(tape, variant, cost):
+    for other in (tape, *variants(tape, variant, cost)):
         if other.floor_bytes > budget:
             least = min(least, other, key=lambda t: t.floor_bytes)
         elif oracle_seconds(other, cost) < seconds:
@@ -50,19 +50,6 @@ def modnn(
     if where is tape:
         return best.decisions
     return where, replace(best.decisions, algorithms=dict(best.plan.decisions.algorithms))
-
-
-def _tapes(tape: Tape, variant: Callable[[int], Tape] | None, cost: Cost) -> Iterator[Tape]:
-    """The tape, and as far as there are any and their times are known, those in ever smaller sub-batches."""
-    yield tape
-    for parts in numbers_of_parts(tape) if variant is not None and tape.micro_batches == 1 else ():
-        try:
-            assert variant is not None
-            other = variant(parts)
-            oracle_seconds(other, cost)
-        except (CostError, LayerError, MicroBatchError):
-            return
-        yield other
 
 
 def _of(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str]) -> Candidate:
