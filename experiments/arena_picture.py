@@ -120,8 +120,9 @@ def _front(axes: Any, rows: Sequence[Row]) -> None:
         axes.plot(*zip(*ours, strict=True), **FRONT)
     if rival:
         axes.plot(*zip(*rival, strict=True), **BEHIND)
-    top = max((ratio for _, ratio in (*rival, *ours, *bound)), default=1.0)
-    axes.set_ylim(1 - 0.06 * max(top - 1, 0.01), 1 + 1.08 * max(top - 1, 0.01))
+    ratios = [1.0, *(ratio for _, ratio in (*rival, *ours, *bound))]  # sub-batches may undercut the oracle
+    room = max(max(ratios) - min(ratios), 0.01)
+    axes.set_ylim(min(ratios) - 0.06 * room, min(ratios) + 1.08 * room)
 
 
 def _front_legend() -> list[Any]:
