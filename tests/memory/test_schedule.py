@@ -97,6 +97,19 @@ def test_where_everything_is_kept_and_has_room_the_step_is_the_oracles(seed):
     assert found.seconds == pytest.approx(oracle_seconds(case.tape, case.cost), rel=0.01)
 
 
+def test_a_leaner_algorithm_than_the_fastest_is_taken_where_it_is_asked_for():
+    asked = 0
+    for seed in SEEDS:
+        case, scheduler = case_of(seed)
+        for i in scheduler.several:
+            name, first, second = case.tape.ops[i].name, scheduler.choices[i][0], scheduler.choices[i][1]
+            found = scheduler.schedule({}, AMPLE, {i: 1})
+            assert found.algorithms == {**fastest(case.tape, case.cost), name: second[2]}
+            assert found.seconds == pytest.approx(scheduler.schedule({}, AMPLE).seconds + second[0] - first[0])
+            asked += 1
+    assert asked > 5
+
+
 def test_without_any_room_all_take_the_least_workspace():
     for seed in SEEDS:
         case, scheduler = case_of(seed)

@@ -46,6 +46,15 @@ def test_nothing_that_is_enumerated_is_faster_than_what_search_finds(seed):
     assert row.search >= row.bound * (1 - brute_force.EQUAL)
 
 
+def test_a_leaner_algorithm_is_taken_where_a_copy_gains_more_from_its_room():
+    row, found, _ = brute_force.compare(next(brute_force.cases(112)), 5.0, known=False)
+    assert row.is_hit
+    assert (
+        found.decisions.algorithms["conv3.backward_data"]
+        != fastest(found.tape, roofline("a100"))["conv3.backward_data"]
+    )
+
+
 def test_with_memory_for_all_the_optimum_is_everything_kept():
     tape, cost = two_convolutions(), roofline("titan-x", launch_seconds=1e-7, copy_latency_seconds=1e-7)
     kept = make_plan(tape, resolve(Decisions(algorithms=fastest(tape, cost)), tape, {}))

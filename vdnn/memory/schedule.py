@@ -191,14 +191,15 @@ class Scheduler:
                 uses[n].append((p, is_made, is_written))
         return uses
 
-    def schedule(self, ways: Mapping[str, Way], limit: int) -> Schedule:
+    def schedule(self, ways: Mapping[str, Way], limit: int, leaner: Mapping[int, int] | None = None) -> Schedule:
         """The schedule of these ways in `limit` bytes.
 
-        ways   of buffers whose way is to be decided; KEEP unless named, as are all others
+        ways     of buffers whose way is to be decided; KEEP unless named, as are all others
+        leaner   {op's place on the tape: how many algorithms further than the fastest that has room}
         """
         whole = {b: ways.get(b, Way.KEEP) if b in self.decided else Way.KEEP for b in self.saved}
         runs = self.runs(whole)
-        walk = Walk(self, whole, runs, limit)
+        walk = Walk(self, whole, runs, limit, leaner or {})
         walk.go()
         names = self.tape.ops
         algorithms = {**self.fixed, **{names[i].name: name for i, name in walk.chosen.items()}}

@@ -7,6 +7,7 @@
                estimate is lowered by as much and the ways are repaired
     anneal     random walks around the best, as long as there is time
     settle     whatever else the estimates promise is laid out
+    trade      leaner algorithms, where copies gain more from their room
     polish     single copies earlier or later, by simulation
 
 What is found is a plan that was laid out and simulated, never an estimate.  The sequence of what is tried depends on
@@ -28,7 +29,7 @@ from vdnn.memory.candidates import Found as Found
 from vdnn.memory.candidates import Progress as Progress
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import OFFLOAD, Decisions, resolve
-from vdnn.memory.descend import Descent, Ways
+from vdnn.memory.descend import SMALLEST, Descent, Ways
 from vdnn.memory.layout import EFFORT
 from vdnn.memory.plan import Plan
 from vdnn.memory.schedule import Schedule, Scheduler, Way, ways_of
@@ -128,6 +129,7 @@ class _Search:
         self.descents: dict[int, Descent] = {}
         self.limit = self.budget  # of estimates: as much less than the budget as layouts have gaps
         self.tried: set[tuple[int | Way, ...]] = set()  # limits and ways that were laid out
+        self.traded: Plan | None = None
         self.polished: Plan | None = None
 
     # ---- when it ends
@@ -238,7 +240,27 @@ class _Search:
                     break
                 self.tried.add(key)
                 self.arena(found, "settled")
+        self.trade()
         self.polish()
+
+    def trade(self) -> None:
+        """Give the room of fast algorithms to copies, op by op, as long as an estimate says that it pays."""
+        plan = self.best.plan
+        if plan is None or plan is self.traded or plan.tape is not self.tape:
+            return
+        scheduler = self.scheduler
+        ways = {b: way for b, way in ways_of(plan.decisions).items() if b in scheduler.decided}
+        leaner: dict[int, int] = {}
+        found = scheduler.schedule(ways, self.limit)
+        for i in sorted(scheduler.several, key=lambda i: (-scheduler.choices[i][0][1], i)):
+            if not found.waited or self.is_over():
+                break
+            tried = scheduler.schedule(ways, self.limit, {**leaner, i: 1})
+            if tried.overflow <= found.overflow and tried.seconds < found.seconds - SMALLEST:
+                leaner[i], found = 1, tried
+        if leaner:
+            self.arena(found, "traded")
+        self.traded = self.best.plan
 
     def polish(self) -> None:
         """Copy single buffers a little earlier or later, as long as a simulated step says that it pays."""

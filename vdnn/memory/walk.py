@@ -43,8 +43,15 @@ def _lives(uses: list[Use]) -> list[tuple[int, int]]:
 class Walk:
     """One walk through the ops that run: it knows what is live at each, and moves copies within what is left."""
 
-    def __init__(self, scheduler: Scheduler, ways: Mapping[str, Way], runs: Sequence[int], limit: int) -> None:
-        self.s, self.ways, self.order, self.limit = scheduler, ways, runs, limit
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        ways: Mapping[str, Way],
+        runs: Sequence[int],
+        limit: int,
+        leaner: Mapping[int, int],
+    ) -> None:
+        self.s, self.ways, self.order, self.limit, self.leaner = scheduler, ways, runs, limit, leaner
         newest = accumulate(runs, max)
         self.is_late = [
             scheduler.is_backward[i] or i < n for i, n in zip(runs, newest, strict=True)
@@ -108,7 +115,9 @@ class Walk:
         return [*lives, (begin, previous)]
 
     def _algorithms(self, live: list[int]) -> tuple[list[int], list[float]]:
-        """(room left at each place, seconds there) with the fastest algorithms for which there is room."""
+        """(room left at each place, seconds there) with the fastest algorithms for which there is room, or leaner ones
+        where that is asked for.
+        """
         s, limit = self.s, self.limit
         most: dict[int, int] = {}  # bytes live beside an op that has a choice
         for p, i in enumerate(self.order):
@@ -117,8 +126,9 @@ class Walk:
         seconds, scratch = s.fastest.copy(), s.scratch.copy()
         self.chosen: dict[int, str] = {}
         for i, beside in most.items():
-            fitting = next((c for c in s.choices[i] if beside + c[1] <= limit), s.choices[i][-1])
-            seconds[i], scratch[i], self.chosen[i] = fitting
+            last = len(s.choices[i]) - 1
+            first = next((k for k, c in enumerate(s.choices[i]) if beside + c[1] <= limit), last)
+            seconds[i], scratch[i], self.chosen[i] = s.choices[i][min(first + self.leaner.get(i, 0), last)]
         room = [limit - beside - scratch[i] for i, beside in zip(self.order, live, strict=True)]
         return room, [seconds[i] for i in self.order]
 
