@@ -13,7 +13,7 @@ from vdnn.memory.jitter import expected_seconds
 from vdnn.memory.passes import make_plan
 from vdnn.memory.policy import POLICIES, decide, get, rewrites_of
 from vdnn.memory.search import Found, find
-from vdnn.memory.searching import SearchError, Searching, searching
+from vdnn.memory.searching import MOST_OTHERS, SearchError, Searching, searching
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import fastest
 from vdnn.rewrites import ALL
@@ -93,7 +93,38 @@ def test_its_settings_reach_the_search(setting, monkeypatch):
     monkeypatch.setattr("vdnn.memory.searching.find", record)
     found_by(searching(seconds=0.1, seed=4, cache=False), setting)
     assert (given["seconds"], given["seed"], given["evaluate"]) == (0.1, 4, None)
-    assert [name for name, *_ in given["known"]] == [n for n in POLICIES if n not in ("search", "baseline")]
+
+
+def test_of_the_other_policies_it_knows_the_fastest_that_fit_and_is_no_slower_than_any(setting, monkeypatch):
+    given = {}
+
+    def record(*arguments, **options):
+        given.update(options)
+        return find(*arguments, **options)
+
+    monkeypatch.setattr("vdnn.memory.searching.find", record)
+    found = found_by(searching(seconds=0.1, cache=False), setting)
+    chosen = fastest(setting.tape, setting.cost)
+    plans = {name: setting.make(name, chosen) for name in POLICIES if name not in ("search", "baseline")}
+    steps = {n: simulate(p, setting.cost).step_seconds for n, p in plans.items() if p.arena_bytes <= setting.budget}
+    assert len(steps) > MOST_OTHERS
+    assert sorted(steps[name] for name, *_ in given["known"]) == sorted(steps.values())[:MOST_OTHERS]
+    assert found.step_seconds <= min(steps.values())
+
+
+def test_if_none_of_the_others_fits_it_knows_the_smallest(setting, monkeypatch):
+    known = []
+
+    def record(*arguments, **options):
+        known.extend(options["known"])
+        return find(*arguments, **options)
+
+    monkeypatch.setattr("vdnn.memory.searching.find", record)
+    tight = setting.with_budget(setting.tape.floor_bytes - 512)
+    found_by(searching(seconds=0.1, cache=False), tight)
+    chosen = fastest(tight.tape, tight.cost)
+    sizes = {n: tight.make(n, chosen).arena_bytes for n in POLICIES if n not in ("search", "baseline")}
+    assert [sizes[name] for name, *_ in known] == [min(sizes.values())]
 
 
 def test_if_nothing_fits_it_gives_the_smallest_plan(setting):

@@ -151,14 +151,17 @@ class _Search:
             return
         descent = self.descent(self.budget)
         self.begin(descent)
-        if with_bound and not self.is_proved():
+        is_due = not self.prefix or not self.is_over()  # the bound of the whole batch is computed in any case
+        if with_bound and is_due and not self.is_proved():
             self.bound = _bound(self.tape, self.budget, self.cost) or self.bound
         if self.scheduler.movable and not self.is_over():
             self.improve(descent, known)
 
     def begin(self, descent: Descent) -> None:
-        """Lay out a first answer, however long that takes."""
-        until, self.until = self.until, inf
+        """Lay out a first answer; if there is none yet, however long that takes."""
+        until = self.until
+        if self.best.plan is None:
+            self.until = inf
         kept = descent.repair({})
         self.realise(descent.sweep(kept), "kept", quick=True)
         if self.best.plan is None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import isclose, isfinite
 
 from vdnn.layers.base import LayerError
-from vdnn.memory.candidates import Found, Progress
+from vdnn.memory.candidates import Candidates, Found, Progress
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import Decisions, resolve
 from vdnn.memory.hardware import is_number
@@ -25,11 +25,13 @@ from vdnn.tape import Tape
 
 SAMPLES = 20  # of a step with disturbances, for every plan that is compared
 QUICK_SECONDS = 0.5
-MOST_KNOWN = 3  # results in smaller budgets from which a search sets out
+MOST_KNOWN = 3  # results in smaller budgets from which a search sets out,
+MOST_OTHERS = 4  # and of other policies
 SAME = 1e-9  # of a step's seconds: what differs by no more is the same
 NOT_ASKED = ("search", "baseline")
 
 Evaluate = Callable[[Plan], float]
+Known = tuple[str, Decisions, Tape]
 
 
 class SearchError(ValueError):
@@ -83,7 +85,8 @@ class Searching:
         if found is None:
             known = _offered(below, tape, variant)
             if self.others:
-                known = [*_others(tape, budget, cost, algorithms, rules, variant), *known]
+                others = _others(tape, budget, cost, algorithms, rules, variant)
+                known = [*_promising(others, budget, cost, evaluate), *known]
             found = find(
                 tape,
                 budget,
@@ -147,7 +150,7 @@ def searching(
 
 def _others(
     tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str], rules: str, variant: Variant | None
-) -> list[tuple[str, Decisions, Tape]]:
+) -> list[Known]:
     """What all other policies say."""
     from vdnn.memory.policy import POLICIES, decide
 
@@ -157,6 +160,17 @@ def _others(
             decided = decide(name, tape, budget, cost, algorithms, rules, variant)
             known.append((name, under(rules, decided.decisions), decided.tape))
     return known
+
+
+def _promising(known: Sequence[Known], budget: int, cost: Cost, evaluate: Evaluate) -> list[Known]:
+    """Those of which the plan fits, the fastest first, or if none does the smallest: search has time for no more."""
+    found = []
+    for name, decisions, on in known:
+        candidates = Candidates(budget, cost, evaluate=evaluate)
+        size = candidates.lay_out(on, decisions, name)
+        found.append((candidates.seconds, size, (name, decisions, on)))
+    fitting = sorted((f for f in found if isfinite(f[0])), key=lambda f: f[:2])
+    return [offer for *_, offer in fitting[:MOST_OTHERS] or sorted(found, key=lambda f: f[1])[:1]]
 
 
 # ---- results that were kept
@@ -175,7 +189,7 @@ def _tape_of(stored: Stored, tape: Tape, variant: Variant | None) -> Tape | None
     return tape if stored.micro_batches == tape.micro_batches else _in_parts(variant, stored.micro_batches)
 
 
-def _offered(below: Sequence[Stored], tape: Tape, variant: Variant | None) -> list[tuple[str, Decisions, Tape]]:
+def _offered(below: Sequence[Stored], tape: Tape, variant: Variant | None) -> list[Known]:
     """Stored results as `find` takes them."""
     pairs = [(stored, _tape_of(stored, tape, variant)) for stored in below]
     known = []
