@@ -335,6 +335,8 @@ class _Search:
         """
         decisions = replace(found.decisions, within=self.budget)
         size = self.lay_out(decisions, origin)
+        if self.best.plan is not None and self.is_over():
+            return size
         if self.budget < size < (NEARLY if len(self.tape.ops) > FEW_OPS else MUCH) * self.budget:
             size = self.lay_out(replace(decisions, effort=EFFORT // 4), origin)
         if size > self.budget and self.best.seconds > found.seconds * LATE:
