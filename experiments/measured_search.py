@@ -219,7 +219,7 @@ def main(
             rows = list(study.rows(rounds))
         lines += [row.cells(rows[0]) for row in rows]
         wrong += faults(rows)
-        Console().print(table_of(rows))
+        Console(width=110).print(table_of(rows))
     if out or not quick:
         facts = processor(), f"{threads} threads", f"link {LINK:.0f} bytes/s", f"search {seconds:g} s"
         record.write(out or record.RESULTS / "measured_search.csv", COLUMNS, lines, *facts)
