@@ -18,7 +18,7 @@ paper: $(VENV)/plot.stamp  ## recompute the paper's figures, and go beyond them 
 	$(BIN)/python experiments/paper/everything.py
 
 test: $(VENV)/test.stamp  ## run the tests (no GPU needed)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 cupy: $(VENV)/cupy.stamp  ## add CuPy (137 MB) to the tests' environment: more of them run then, still without a GPU
 

@@ -14,6 +14,14 @@ def cache_folder(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tables_as_wide_as_they_like():
+    """Whatever terminal starts the tests: it, or pytest-xdist for it, may have exported its width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
+
 def pytest_terminal_summary(terminalreporter):
     counts = Counter()
     for report in terminalreporter.stats.get("passed", []):
