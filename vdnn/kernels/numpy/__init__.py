@@ -1,4 +1,7 @@
-"""CPU kernels in NumPy: the reference, and fast.  Storage is channels-last; shapes are logical, (N, C, H, W)."""
+"""CPU kernels in NumPy, partly compiled if Numba is there.
+
+Storage is channels-last; shapes are logical, (N, C, H, W).
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,23 @@ class NumpyKernels(
     UpdateKernels,
     Workers,
 ):
-    """The kernel set `numpy`.  `threads` None: as many as the process may use."""
+    """The kernel set `numpy`.
+
+    threads  None: as many as the process may use
+    fast     whether Numba compiles the memory-bound parts; None: if it is installed and VDNN_FAST is not 0.  Plans
+             are the same either way.  Raises ImportError if True and Numba is not installed.
+    """
 
     name = "numpy"
     storage = "nhwc"
     storages = ("nhwc", "nchw")  # that single kernels take as well
     xp: Any = numpy
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, fast: bool | None = None) -> None:
         Workers.__init__(self, threads)
+        self.wants_fast = fast
+        if fast:
+            _ = self.routines  # so that an error comes now
 
     @staticmethod
     def call(method: Callable[..., None], arguments: Mapping[str, Any]) -> None:

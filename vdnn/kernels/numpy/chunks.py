@@ -6,11 +6,15 @@ Pieces depend on shapes alone, never on the number of threads, so results do not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vdnn.kernels.numpy.threads import Workers
+
+if TYPE_CHECKING:
+    from vdnn.kernels.numpy.routines import Routines
 
 Array = Any
 CHUNK = 32768  # elements of one piece: 128 KiB of float32, a few of which fit into a core's L2 cache
@@ -25,7 +29,21 @@ def seconds(*arrays: Array) -> float:
 
 
 class Sharing(Workers):
-    """Workers that run ufuncs with small buffers."""
+    """Workers that run ufuncs with small buffers, and the routines that they run."""
+
+    wants_fast: bool | None = None
+
+    @cached_property
+    def routines(self) -> Routines:
+        """What does one block of work; found at first use, as importing Numba takes a while."""
+        from vdnn.kernels.numpy.routines import routines  # which imports the kernels, which import this
+
+        return routines(self.wants_fast)
+
+    @property
+    def fast(self) -> bool:
+        """Whether the compiled routines run."""
+        return self.routines.fast
 
     def share(self, function: Callable[[int, int], None], tasks: int, seconds: float) -> None:
         """`parallel`, with ufunc buffers that stay in L1: as fast, and hidden allocations stay at a few KiB."""

@@ -17,9 +17,9 @@ from typing import Any
 import numpy
 
 from vdnn.kernels.numpy import conv_gemm, conv_weights, winograd, winograd_plan
+from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.geometry import Geometry, Pair, geometry
 from vdnn.kernels.numpy.layout import channels_last, channels_last_output, deliver
-from vdnn.kernels.numpy.threads import Workers
 from vdnn.layers.base import Algorithm, Array, Shape
 
 WINOGRAD = {"winograd2": 2, "winograd4": 4}  # outputs per tile and axis
@@ -57,7 +57,7 @@ def workspace_of(phase: str, g: Geometry, algorithm: str, threads: int) -> int:
     return GEMM_WORKSPACE[phase](g, algorithm, threads)
 
 
-class ConvKernels(Workers):
+class ConvKernels(Sharing):
     """Convolution and its gradients."""
 
     def conv2d_algorithms(

@@ -27,6 +27,7 @@ class Program:
     """Statements `out = a + b`, `out = a - b`, `out = a * number` or `out = a`; names are a letter and an index."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self.statements = [parse(line) for line in text.replace(";", "\n").splitlines() if line.strip()]
         self.temporaries = len({"t", "u"} & {target for target, *_ in self.statements})
 

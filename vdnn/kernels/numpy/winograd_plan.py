@@ -19,7 +19,13 @@ from vdnn.kernels.numpy.geometry import Geometry, Pair
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
 from vdnn.kernels.numpy.transforms import TRANSFORMS
 from vdnn.kernels.numpy.window import Tile, tiles
-from vdnn.kernels.numpy.winograd_tiles import store, transform, transform_filter, transform_taps
+from vdnn.kernels.numpy.winograd_tiles import (
+    transform_filter,
+    transform_gradient,
+    transform_input,
+    transform_output,
+    transform_taps,
+)
 from vdnn.layers.base import Array
 
 MIB = 2**20
@@ -80,11 +86,11 @@ def block_scratch(m: int, boxes: Sequence[Tile], A: int, B: int, dtype: str, fus
     inner = max(array_bytes(dtype, m + 2, m + 2, *box.shape, A) for box in distinct) if fused else 0
     for box in distinct:
         scratch = Scratch(None, inner, measures=True)
-        transform(winograd.input, winograd, shape_only(A, dtype), box, 2, (0, 0), None, scratch)
+        transform_input(winograd, shape_only(A, dtype), box, (0, 0), None, 0, scratch)
         most, scratch.start = max(most, scratch.most), inner
         if fused:
             scratch.take((m + 2, m + 2, *box.shape, B), dtype)
-        store(winograd, None, box, None, shape_only(B, dtype), scratch)
+        transform_output(winograd, None, 0, box, None, shape_only(B, dtype), scratch)
         most = max(most, scratch.most)
     return inner, most
 
@@ -107,7 +113,7 @@ def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dty
     block_bytes, scratch = block_scratch(m, boxes, A, B, dtype, fused)
     filter_blocks = blocks_of_filters(a, K, C, item)
     measuring = Scratch.measuring()
-    transform_filter(winograd, numpy.empty((height(filter_blocks), 0, 0, C), dtype), False, None, measuring)
+    transform_filter(winograd, shape_only(C, dtype), (0, height(filter_blocks)), False, False, None, measuring)
     most = max(scratch, measuring.most)
     return ConvPlan(phases, fused, largest(phases), filter_blocks, filter_bytes, block_bytes, most)
 
@@ -137,12 +143,12 @@ def weights_plan(m: int, N: int, outputs: Pair, K: int, C: int, dtype: str) -> W
     filter_blocks = blocks_of_filters(a, K, C, item)
     most = array_bytes(dtype, K, C) if len(phases) > 1 else 0  # a product to be added
     for box in {box.shape: box for box in boxes}.values():
-        for program, channels, halo in ((winograd.input, C, 2), (winograd.gradient, K, 0)):
-            measuring = Scratch.measuring()
-            transform(program, winograd, shape_only(channels, dtype), box, halo, (0, 0), None, measuring)
-            most = max(most, measuring.most)
+        source, gradient = Scratch.measuring(), Scratch.measuring()
+        transform_input(winograd, shape_only(C, dtype), box, (0, 0), None, 0, source)
+        transform_gradient(winograd, shape_only(K, dtype), box, None, 0, gradient)
+        most = max(most, source.most, gradient.most)
     measuring = Scratch.measuring()
-    transform_taps(winograd, None, numpy.empty((height(filter_blocks), 0, 0, C), dtype), measuring)
+    transform_taps(winograd, None, (0, height(filter_blocks)), shape_only(C, dtype), measuring)
     return WeightsPlan(phases, largest(phases), filter_blocks, max(most, measuring.most))
 
 

@@ -1,8 +1,8 @@
 """Winograd's transforms of blocks of tiles: from an image, from a filter, and back.
 
-a x a transformed elements per tile, m x m outputs.  Transformed blocks have shape (a, a, images, tile rows, tile
-columns, channels): a * a matrices (tiles, channels) for the GEMM.  The columns of a block are first sorted by their
-residue modulo m, so that all later operations run over long contiguous rows.
+a x a transformed elements per tile, m x m outputs.  Transformed tiles are a * a matrices (tiles, channels) for the
+GEMM; a block of them, from `start` on, is worked on as (a, a, images, tile rows, tile columns, channels).  The columns
+of a block are first sorted by their residue modulo m, so that all later operations run over long contiguous rows.
 """
 
 from __future__ import annotations
@@ -41,13 +41,42 @@ def load(x: Array, tile: Tile, m: int, padding: Pair, patch: Array) -> None:
             numpy.copyto(part[:, :, c0:c1], source)
 
 
-def transform(
-    program: Program, winograd: Winograd, x: Array, tile: Tile, halo: int, padding: Pair, out: Array, scratch: Scratch
+def block_view(matrices: Array, tile: Tile, start: int) -> Array:
+    """The (a, a, *tile.shape, C) part of matrices: (a * a, T, C) that is a block, from tile `start` on."""
+    a = round(len(matrices) ** 0.5)
+    return matrices[:, start : start + tile.pixels].reshape(a, a, *tile.shape, -1)
+
+
+def transform_input(
+    winograd: Winograd, x: Array, tile: Tile, padding: Pair, out: Array, start: int, scratch: Scratch
 ) -> None:
-    """Transform a block's tiles of (m + halo) x (m + halo) elements of x into out: (a, a, *tile.shape, C).
+    """Transform what a block's tiles see of x: (N, H, W, C) into out: (a * a, T, C), from tile `start` on.
 
     With a scratch that measures, nothing but its use is found out; x is then (N, H, W, C) with C alone looked at.
     """
+    _transform(winograd.input, winograd, x, tile, 2, padding, out, start, scratch)
+
+
+def transform_gradient(winograd: Winograd, dy: Array, tile: Tile, out: Array, start: int, scratch: Scratch) -> None:
+    """Transform a block's tiles of dy: (N, OH, OW, K) into out: (a * a, T, K), from tile `start` on.
+
+    A scratch may measure, as in `transform_input`.
+    """
+    _transform(winograd.gradient, winograd, dy, tile, 0, (0, 0), out, start, scratch)
+
+
+def _transform(
+    program: Program,
+    winograd: Winograd,
+    x: Array,
+    tile: Tile,
+    halo: int,
+    padding: Pair,
+    matrices: Array,
+    start: int,
+    scratch: Scratch,
+) -> None:
+    """Transform a block's tiles of (m + halo) x (m + halo) elements of x."""
     m, a, C, dtype = winograd.m, winograd.a, x.shape[3], x.dtype.name
     images, rows, columns = tile.shape
     across = columns + (halo > 0)
@@ -60,13 +89,19 @@ def transform(
     if scratch.measures:
         return
     load(x, tile, m, padding, patch)
+    out = block_view(matrices, tile, start)
     program.run(short, d=[patch[:, i : i + m * (rows - 1) + 1 : m] for i in range(m + halo)], v=list(half))
     sorted_columns = [half[:, :, :, j % m, j // m : j // m + columns] for j in range(m + halo)]
     program.run(long, d=sorted_columns, v=[out[:, j] for j in range(a)])
 
 
-def store(winograd: Winograd, block: Array, tile: Tile, bias: Array | None, y: Array, scratch: Scratch) -> None:
-    """Transform block: (a, a, *tile.shape, K) back, in place, and write its pixels, + bias, to y: (N, OH, OW, K)."""
+def transform_output(
+    winograd: Winograd, matrices: Array, start: int, tile: Tile, bias: Array | None, y: Array, scratch: Scratch
+) -> None:
+    """Transform a block of matrices: (a * a, T, K), from tile `start` on, back and write it, + bias, to y.
+
+    y: (N, OH, OW, K).  The block is used up.  A scratch may measure, as in `transform_input`.
+    """
     m, a, dtype, program = winograd.m, winograd.a, y.dtype.name, winograd.output
     K = y.shape[3]
     mark = scratch.start
@@ -75,6 +110,7 @@ def store(winograd: Winograd, block: Array, tile: Tile, bias: Array | None, y: A
     short = [scratch.take((m, *tile.shape, K), dtype) for _ in range(program.temporaries)]
     if scratch.measures:
         return
+    block = block_view(matrices, tile, start)
     program.run(long, v=list(block))
     program.run(short, v=[block[:m, j] for j in range(a)])
     for i in range(m):
@@ -87,9 +123,14 @@ def store(winograd: Winograd, block: Array, tile: Tile, bias: Array | None, y: A
                 numpy.add(pixels, bias, out=target)
 
 
-def transform_filter(winograd: Winograd, w: Array, flip: bool, out: Array, scratch: Scratch) -> None:
-    """Transform w: (K, 3, 3, C), turned by 180 degrees if `flip`, into out: (a, a, K, C)."""
-    a, K, C, dtype, program = winograd.a, w.shape[0], w.shape[3], w.dtype.name, winograd.filter
+def transform_filter(
+    winograd: Winograd, w: Array, rows: Pair, flip: bool, across: bool, matrices: Array, scratch: Scratch
+) -> None:
+    """Transform filters rows[0] .. rows[1] - 1 of w: (K, 3, 3, C), turned by 180 degrees if `flip`.
+
+    matrices: (a * a, K, C), or (a * a, C, K) if `across`.  A scratch may measure; then C alone is looked at.
+    """
+    a, K, C, dtype, program = winograd.a, rows[1] - rows[0], w.shape[3], w.dtype.name, winograd.filter
     half = scratch.take((a, K, 3, C), dtype)
     mark = scratch.start
     short = [scratch.take((K, 3, C), dtype) for _ in range(program.temporaries)]
@@ -98,13 +139,19 @@ def transform_filter(winograd: Winograd, w: Array, flip: bool, out: Array, scrat
     if scratch.measures:
         return
     order = (2, 1, 0) if flip else (0, 1, 2)
+    w = w[slice(*rows)]
+    out = matrices.reshape(a, a, *matrices.shape[1:])
+    out = (out.transpose(0, 1, 3, 2) if across else out)[:, :, slice(*rows)]
     program.run(short, g=[w[:, r] for r in order], v=list(half))
     program.run(long, g=[half[:, :, s] for s in order], v=[out[:, j] for j in range(a)])
 
 
-def transform_taps(winograd: Winograd, sums: Array, dw: Array, scratch: Scratch) -> None:
-    """Transform the summed products sums: (a, a, K, C) into dw: (K, 3, 3, C)."""
-    a, K, C, dtype, program = winograd.a, dw.shape[0], dw.shape[3], dw.dtype.name, winograd.taps
+def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: Scratch) -> None:
+    """Transform the summed products sums: (a * a, K, C) into filters rows[0] .. rows[1] - 1 of dw: (K, 3, 3, C).
+
+    A scratch may measure; then C alone is looked at.
+    """
+    a, K, C, dtype, program = winograd.a, rows[1] - rows[0], dw.shape[3], dw.dtype.name, winograd.taps
     half = scratch.take((3, a, K, C), dtype)
     mark = scratch.start
     short = [scratch.take((a, K, C), dtype) for _ in range(program.temporaries)]
@@ -112,5 +159,6 @@ def transform_taps(winograd: Winograd, sums: Array, dw: Array, scratch: Scratch)
     long = [scratch.take((3, K, C), dtype) for _ in range(program.temporaries)]
     if scratch.measures:
         return
+    sums, dw = sums[:, slice(*rows)].reshape(a, a, K, C), dw[slice(*rows)]
     program.run(short, v=list(sums), g=list(half))
     program.run(long, v=[half[:, j] for j in range(a)], g=[dw[:, :, s].transpose(1, 0, 2) for s in range(3)])

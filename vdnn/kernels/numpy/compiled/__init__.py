@@ -1,0 +1,17 @@
+"""The routines of `routines.py` compiled by Numba, which importing this needs.
+
+Each equals NumPy's: bit for bit, but for sums, whose terms are added in another order.
+"""
+
+from __future__ import annotations
+
+from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines
+from vdnn.kernels.numpy.routines import Routines
+
+__all__ = ["CompiledRoutines"]
+
+
+class CompiledRoutines(WinogradRoutines, Routines):
+    """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
+
+    fast = True

@@ -1,0 +1,43 @@
+"""What the kernels do to one block of their work, by name: in NumPy, or compiled (the extra `fast`).
+
+A kernel cuts its work up by shape and shares the blocks among workers; a routine does one block, on one thread.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vdnn.kernels.numpy import winograd_tiles
+
+
+class Routines:
+    """NumPy's routines."""
+
+    fast = False
+
+    transform_input = staticmethod(winograd_tiles.transform_input)
+    transform_gradient = staticmethod(winograd_tiles.transform_gradient)
+    transform_output = staticmethod(winograd_tiles.transform_output)
+    transform_filter = staticmethod(winograd_tiles.transform_filter)
+    transform_taps = staticmethod(winograd_tiles.transform_taps)
+
+
+def routines(fast: bool | None = None) -> Routines:
+    """The compiled routines if `fast`, NumPy's if not; None: compiled if Numba can be imported and VDNN_FAST is not 0.
+
+    Raises ImportError if fast is True and Numba cannot be imported.
+    """
+    wanted = os.environ.get("VDNN_FAST", "1") != "0" if fast is None else fast
+    if not wanted:
+        return Routines()
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        if fast is None:
+            return Routines()
+        raise ImportError(
+            f"fast=True needs Numba, which failed to import ({error}): pip install 'vdnn[fast]'"
+        ) from error
+    from vdnn.kernels.numpy.compiled import CompiledRoutines
+
+    return CompiledRoutines()
