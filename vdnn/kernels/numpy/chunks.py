@@ -93,16 +93,18 @@ def view(x: Array, shape: tuple[int, ...]) -> Array:
 class Pieces(Sequence[tuple[Array, ...]]):
     """Arrays of one shape, cut alike into pieces of at most `limit` elements.
 
-    Arrays that are dense in one common order (C or channels-last) give flat 1-D pieces, others strided blocks.
+    Arrays that are dense in one common order (C or channels-last) give flat 1-D pieces, `long` times that; others
+    strided blocks.
     """
 
-    def __init__(self, arrays: Sequence[Array], limit: int = CHUNK) -> None:
+    def __init__(self, arrays: Sequence[Array], limit: int = CHUNK, long: int = 1) -> None:
         if any(a.shape != arrays[0].shape for a in arrays):
             raise ValueError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
         if arrays[0].ndim == 4 and not all(a.flags.c_contiguous for a in arrays):
             arrays = [a.transpose(0, 2, 3, 1) for a in arrays]
         if all(a.flags.c_contiguous for a in arrays):
             arrays = [a.reshape(-1) for a in arrays]
+            limit *= long
         self.arrays = arrays
         shape = arrays[0].shape or (1,)
         self.axis, inner = len(shape) - 1, 1  # pieces are blocks along this axis, whole in all later ones

@@ -24,7 +24,7 @@ SPREAD = {
 }
 
 
-def _relu(x: Array, y: Array) -> None:
+def relu(x: Array, y: Array) -> None:
     """y = max(x, 0); abs() turns -0.0 into +0.0, and a negative NaN into a positive one."""
     zeros = ZEROS[x.dtype]
     if x.ndim == 1 and x.size >= ROW:
@@ -36,6 +36,45 @@ def _relu(x: Array, y: Array) -> None:
     np.abs(y, out=y)
 
 
+def relu_backward(y: Array, dy: Array, dx: Array, scratch: Array) -> None:
+    """dx = dy where y > 0, +0.0 elsewhere.
+
+    The bits of y >= +0.0, seen as an integer i, are positive where y is: -i is negative there, and its sign,
+    shifted to fill the word, is the mask.
+    """
+    integer = INTEGER[y.itemsize]
+    (t,) = carve(scratch, (y.size, integer))
+    t = t.reshape(y.shape)
+    np.negative(y.view(integer), out=t)
+    np.right_shift(t, 8 * y.itemsize - 1, out=t)
+    np.bitwise_and(t, dy.view(integer), out=dx.view(integer))
+
+
+def relu_mask(x: Array, y: Array, bits: Array, scratch: Array) -> None:
+    """y = max(x, 0); bits: whether y is not 0."""
+    relu(x, y)
+    (t,) = carve(scratch, (_whole(y.size), "uint8"))
+    np.not_equal(y, 0, out=t[: y.size].view(bool))
+    t[y.size :] = 0
+    words = t.view(np.uint64)
+    np.multiply(words, GATHER, out=words)
+    np.copyto(bits, t[BYTE - 1 :: BYTE])  # the highest bytes
+
+
+def relu_mask_backward(bits: Array, dy: Array, dx: Array, scratch: Array) -> None:
+    """dx = dy where its bit is set, +0.0 elsewhere."""
+    places, t = carve(scratch, *_spread_specs(dy.shape, dy.itemsize))
+    places = places[: bits.size]
+    np.copyto(places, bits)
+    np.take(SPREAD[dy.itemsize], places, axis=0, out=t.reshape(-1, BYTE), mode="clip")  # "raise" would take a copy
+    np.bitwise_and(t[: dy.size], dy.view(t.dtype), out=dx.view(t.dtype))
+
+
+def add(x0: Array, x1: Array, y: Array) -> None:
+    """y = x0 + x1; y may be either."""
+    np.add(x0, x1, out=y)
+
+
 class ElementwiseKernels(Sharing):
     """relu, relu_mask and their backwards; elementwise, copy."""
 
@@ -43,29 +82,22 @@ class ElementwiseKernels(Sharing):
 
     def relu(self, x: Array, y: Array) -> None:
         """y = max(x, 0), never -0.0.  y may be x."""
-        pieces = Pieces((x, y))
-        self.share(lambda i, _: _relu(*pieces[i]), len(pieces), seconds(x, y))
+        pieces, relu = Pieces((x, y), CHUNK, self.routines.long), self.routines.relu
+        self.share(lambda i, _: relu(*pieces[i]), len(pieces), seconds(x, y))
 
     def relu_backward_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_backward needs."""
         return self.elementwise_workspace(dtype, shape)
 
     def relu_backward(self, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
-        """dx = dy where y > 0, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy.
+        """dx = dy where y > 0, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
+        pieces, relu_backward = Pieces((y, dy, dx), CHUNK, self.routines.long), self.routines.relu_backward
+        each = carved_bytes((min(CHUNK, y.size), y.dtype))
 
-        The bits of y >= +0.0, seen as an integer i, are positive where y is: -i is negative there, and its sign,
-        shifted to fill the word, is the mask.
-        """
-        integer = INTEGER[y.itemsize]
-        sign = 8 * y.itemsize - 1
+        def work(index: int, worker: int) -> None:
+            relu_backward(*pieces[index], workspace[worker * each :])
 
-        def mask(xp: Any, t: Array, y: Array, dy: Array, dx: Array) -> None:
-            t = t.view(integer)
-            xp.negative(y.view(integer), out=t)
-            xp.right_shift(t, sign, out=t)
-            xp.bitwise_and(t, dy.view(integer), out=dx.view(integer))
-
-        self.elementwise(mask, workspace, y, dy, dx)
+        self.share(work, len(pieces), 2 * seconds(y, dy, dx))
 
     def relu_mask_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_mask needs."""
@@ -76,19 +108,12 @@ class ElementwiseKernels(Sharing):
 
         The bits behind the last element are 0.
         """
-        pieces = _flat_pieces(x, y)
-        spec = (_piece(x.shape), "uint8")
+        pieces, relu_mask = _flat_pieces(x, y, long=self.routines.long), self.routines.relu_mask
+        each = carved_bytes((_piece(x.shape), "uint8"))
 
         def work(index: int, worker: int) -> None:
             xb, yb = pieces[index]
-            _relu(xb, yb)
-            (t,) = carve(workspace[worker * carved_bytes(spec) :], spec)
-            t = t[: _whole(yb.size)]
-            np.not_equal(yb, 0, out=t[: yb.size].view(bool))
-            t[yb.size :] = 0
-            words = t.view(np.uint64)
-            np.multiply(words, GATHER, out=words)
-            np.copyto(_bits(mask, index, yb.size), t[BYTE - 1 :: BYTE])  # the highest bytes
+            relu_mask(xb, yb, _bits(mask, index * pieces.step, yb.size), workspace[worker * each :])
 
         self.share(work, len(pieces), 2 * seconds(x, y))
 
@@ -98,18 +123,13 @@ class ElementwiseKernels(Sharing):
 
     def relu_mask_backward(self, mask: Array, dy: Array, dx: Array, workspace: Array) -> None:
         """dx = dy where the mask's bit is set, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
-        pieces = _flat_pieces(dy, dx)
-        table, specs = SPREAD[dy.itemsize], _spread_specs(dy.shape, dy.itemsize)
+        pieces, relu_mask_backward = _flat_pieces(dy, dx, long=self.routines.long), self.routines.relu_mask_backward
+        each = carved_bytes(*_spread_specs(dy.shape, dy.itemsize))
 
         def work(index: int, worker: int) -> None:
             source, target = pieces[index]
-            places, t = carve(workspace[worker * carved_bytes(*specs) :], *specs)
-            bits = _bits(mask, index, source.size)
-            places = places[: bits.size]
-            np.copyto(places, bits)
-            t = t[: _whole(source.size)]
-            np.take(table, places, axis=0, out=t.reshape(-1, BYTE), mode="clip")  # "raise" would take a copy
-            np.bitwise_and(t[: source.size], source.view(t.dtype), out=target.view(t.dtype))
+            bits = _bits(mask, index * pieces.step, source.size)
+            relu_mask_backward(bits, source, target, workspace[worker * each :])
 
         self.share(work, len(pieces), 2 * seconds(dy, dx))
 
@@ -162,15 +182,14 @@ def _spread_specs(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, Any
     return (size // BYTE, np.intp), (size, INTEGER[itemsize])
 
 
-def _bits(mask: Array, index: int, count: int) -> Array:
-    """The bytes of a mask that belong to a piece."""
-    start = index * (CHUNK // BYTE)
-    return mask[start : start + _whole(count) // BYTE]
+def _bits(mask: Array, first: int, count: int) -> Array:
+    """The bytes of a mask that belong to a piece of `count` elements from `first` on."""
+    return mask[first // BYTE : first // BYTE + _whole(count) // BYTE]
 
 
-def _flat_pieces(*arrays: Array) -> Pieces:
+def _flat_pieces(*arrays: Array, long: int) -> Pieces:
     """Pieces of dense arrays that are stored alike.  Raises ValueError for others: a mask has their order."""
-    pieces = Pieces(arrays)
+    pieces = Pieces(arrays, CHUNK, long)
     if pieces.arrays[0].ndim != 1:
         raise ValueError(f"a mask takes arrays that are dense and stored alike, not {[a.strides for a in arrays]}")
     return pieces

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from vdnn.kernels.numpy.chunks import Pieces, seconds
+from vdnn.kernels.numpy.chunks import CHUNK, Pieces, seconds
 from vdnn.kernels.numpy.elementwise import ElementwiseKernels
 
 Array = Any
@@ -22,13 +20,13 @@ class JoinKernels(ElementwiseKernels):
 
     def add_all(self, x: Sequence[Array], y: Array) -> None:
         """y = ((x[0] + x[1]) + x[2]) + ...: two or more.  y may be x[0], or either of two."""
-        pieces = Pieces((*x, y))
+        pieces, add = Pieces((*x, y), CHUNK, self.routines.long), self.routines.add
 
         def work(index: int, _: int) -> None:
             x0, x1, *more, y = pieces[index]
-            np.add(x0, x1, out=y)
+            add(x0, x1, y)
             for xi in more:
-                np.add(y, xi, out=y)
+                add(y, xi, y)
 
         self.share(work, len(pieces), seconds(*x, y))
 

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import os
 
-from vdnn.kernels.numpy import winograd_tiles
+from vdnn.kernels.numpy import elementwise, update, winograd_tiles
 
 
 class Routines:
     """NumPy's routines."""
 
     fast = False
+    long = 1  # pieces of dense arrays are this many times what a block's NumPy temporaries allow
 
     transform_input = staticmethod(winograd_tiles.transform_input)
     transform_gradient = staticmethod(winograd_tiles.transform_gradient)
     transform_output = staticmethod(winograd_tiles.transform_output)
     transform_filter = staticmethod(winograd_tiles.transform_filter)
     transform_taps = staticmethod(winograd_tiles.transform_taps)
+
+    relu = staticmethod(elementwise.relu)
+    relu_backward = staticmethod(elementwise.relu_backward)
+    relu_mask = staticmethod(elementwise.relu_mask)
+    relu_mask_backward = staticmethod(elementwise.relu_mask_backward)
+    add = staticmethod(elementwise.add)
+
+    sgd = staticmethod(update.sgd)
+    adam = staticmethod(update.adam)
 
 
 def routines(fast: bool | None = None) -> Routines:

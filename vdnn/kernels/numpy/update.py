@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,80 @@ from vdnn.kernels.numpy.chunks import Pieces, Sharing, carve, carved_bytes, like
 Array = Any
 CHUNK = 16384  # elements of a piece: up to six arrays of it are in use at once
 KINDS = ("sgd", "momentum", "adam")
+
+
+class Sgd(NamedTuple):
+    """The numbers of one step of `sgd`."""
+
+    rate: float
+    is_first: bool
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+
+
+class Adam(NamedTuple):
+    """The numbers of one step of `adam`."""
+
+    rate: float
+    bias1: float
+    bias2: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    decoupled: bool
+
+
+def sgd(step: Sgd, w: Array, g: Array, velocity: Sequence[Array], scratch: Array) -> None:
+    """Update a piece of w and of its velocity, if there is one."""
+    t, u = _two_like(scratch, w)
+    if step.weight_decay:
+        np.multiply(w, step.weight_decay, out=t)
+        g = np.add(t, g, out=t)
+    for v in velocity:
+        if step.is_first:
+            np.copyto(v, g)
+        else:
+            np.multiply(g, 1 - step.dampening, out=u)
+            np.multiply(v, step.momentum, out=v)
+            np.add(v, u, out=v)
+        if step.nesterov:
+            np.multiply(v, step.momentum, out=u)
+            g = np.add(g, u, out=t)
+        else:
+            g = v
+    np.multiply(g, step.rate, out=t)
+    np.subtract(w, t, out=w)
+
+
+def adam(step: Adam, w: Array, g: Array, m: Array, v: Array, scratch: Array) -> None:
+    """Update a piece of w and of its moments."""
+    t, u = _two_like(scratch, w)
+    if step.weight_decay and step.decoupled:
+        np.multiply(w, 1 - step.rate * step.weight_decay, out=w)
+    elif step.weight_decay:
+        np.multiply(w, step.weight_decay, out=t)
+        g = np.add(t, g, out=t)
+    np.subtract(g, m, out=u)
+    np.multiply(u, 1 - step.beta1, out=u)
+    np.add(m, u, out=m)
+    np.multiply(g, g, out=u)
+    np.multiply(u, 1 - step.beta2, out=u)
+    np.multiply(v, step.beta2, out=v)
+    np.add(v, u, out=v)
+    np.sqrt(v, out=t)
+    np.divide(t, step.bias2**0.5, out=t)
+    np.add(t, step.eps, out=t)
+    np.divide(m, t, out=t)
+    np.multiply(t, step.rate / step.bias1, out=t)
+    np.subtract(w, t, out=w)
+
+
+def _two_like(scratch: Array, w: Array) -> tuple[Array, Array]:
+    t, u = carve(scratch, (w.size, w.dtype), (w.size, w.dtype))
+    return like(t, w), like(u, w)
 
 
 class UpdateKernels(Sharing):
@@ -41,29 +115,21 @@ class UpdateKernels(Sharing):
         """g = dw + weight_decay * w; velocity = momentum * velocity + (1 - dampening) * g, or g in the first step;
         w -= rate * (velocity, or g + momentum * velocity if nesterov, or g without momentum).
         """
-        rate = float(clock[clocks.LEARNING_RATE])
-        is_first = clock[clocks.STEP] == 0
+        step = Sgd(
+            float(clock[clocks.LEARNING_RATE]),
+            bool(clock[clocks.STEP] == 0),
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+        )
+        arrays = (w, dw) if velocity is None or not momentum else (w, dw, velocity)
+        routine = self.routines.sgd
 
-        def piece(t: Array, u: Array, w: Array, g: Array, *velocity: Array) -> None:
-            if weight_decay:
-                np.multiply(w, weight_decay, out=t)
-                g = np.add(t, g, out=t)
-            for v in velocity:
-                if is_first:
-                    np.copyto(v, g)
-                else:
-                    np.multiply(g, 1 - dampening, out=u)
-                    np.multiply(v, momentum, out=v)
-                    np.add(v, u, out=v)
-                if nesterov:
-                    np.multiply(v, momentum, out=u)
-                    g = np.add(g, u, out=t)
-                else:
-                    g = v
-            np.multiply(g, rate, out=t)
-            np.subtract(w, t, out=w)
+        def piece(scratch: Array, w: Array, g: Array, *velocity: Array) -> None:
+            routine(step, w, g, velocity, scratch)
 
-        self._update(piece, (w, dw) if velocity is None or not momentum else (w, dw, velocity), workspace)
+        self._update(piece, arrays, workspace)
 
     def adam(
         self,
@@ -84,40 +150,24 @@ class UpdateKernels(Sharing):
         w -= rate / bias1 * m / (sqrt(v / bias2) + eps).  Weight decay is added to g, or, decoupled (AdamW), first
         taken off w: w *= 1 - rate * weight_decay.
         """
-        rate = float(clock[clocks.LEARNING_RATE])
-        bias1, bias2 = float(clock[clocks.BIAS_1]), float(clock[clocks.BIAS_2])
-
-        def piece(t: Array, u: Array, w: Array, g: Array, m: Array, v: Array) -> None:
-            if weight_decay and decoupled:
-                np.multiply(w, 1 - rate * weight_decay, out=w)
-            elif weight_decay:
-                np.multiply(w, weight_decay, out=t)
-                g = np.add(t, g, out=t)
-            np.subtract(g, m, out=u)
-            np.multiply(u, 1 - beta1, out=u)
-            np.add(m, u, out=m)
-            np.multiply(g, g, out=u)
-            np.multiply(u, 1 - beta2, out=u)
-            np.multiply(v, beta2, out=v)
-            np.add(v, u, out=v)
-            np.sqrt(v, out=t)
-            np.divide(t, bias2**0.5, out=t)
-            np.add(t, eps, out=t)
-            np.divide(m, t, out=t)
-            np.multiply(t, rate / bias1, out=t)
-            np.subtract(w, t, out=w)
-
-        self._update(piece, (w, dw, m, v), workspace)
+        step = Adam(
+            float(clock[clocks.LEARNING_RATE]),
+            float(clock[clocks.BIAS_1]),
+            float(clock[clocks.BIAS_2]),
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+        )
+        routine = self.routines.adam
+        self._update(lambda scratch, *arrays: routine(step, *arrays, scratch), (w, dw, m, v), workspace)
 
     def _update(self, piece: Callable[..., None], arrays: tuple[Array, ...], workspace: Array) -> None:
-        """Call piece(t, u, *pieces) for all pieces of `arrays`, with scratch t and u."""
-        pieces = Pieces(arrays, CHUNK)
+        """Call piece(scratch, *pieces) for all pieces of `arrays`."""
+        pieces = Pieces(arrays, CHUNK, self.routines.long)
         spec = (min(CHUNK, arrays[0].size), arrays[0].dtype)
         each = carved_bytes(spec, spec)
-
-        def work(index: int, worker: int) -> None:
-            t, u = carve(workspace[worker * each :], spec, spec)
-            parts = pieces[index]
-            piece(like(t, parts[0]), like(u, parts[0]), *parts)
-
-        self.share(work, len(pieces), 3 * seconds(*arrays))
+        self.share(
+            lambda index, worker: piece(workspace[worker * each :], *pieces[index]), len(pieces), 3 * seconds(*arrays)
+        )

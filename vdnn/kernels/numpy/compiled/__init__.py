@@ -5,13 +5,15 @@ Each equals NumPy's: bit for bit, but for sums, whose terms are added in another
 
 from __future__ import annotations
 
+from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
 from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines
 from vdnn.kernels.numpy.routines import Routines
 
 __all__ = ["CompiledRoutines"]
 
 
-class CompiledRoutines(WinogradRoutines, Routines):
+class CompiledRoutines(PieceRoutines, WinogradRoutines, Routines):
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True
+    long = 8

@@ -99,7 +99,7 @@ def _transform(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     place = emit.grid(at, row, column)
     results = emit.both_ways(kinds[0].literal_value, lambda i, j: emit.load(kinds[1], source, place(i, j)))
     place = emit.grid(to, down, across)
-    added = None if isinstance(kinds[9], types.NoneType) else emit.load(kinds[9], extra, extra_at)
+    added = None if kinds[9] == types.none else emit.load(kinds[9], extra, extra_at)
     for i, line in enumerate(results):
         for j, value in enumerate(line):
             final = value if added is None else builder.fadd(value, added)
