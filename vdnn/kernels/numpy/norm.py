@@ -14,10 +14,11 @@ from vdnn.kernels.numpy.chunks import CHUNK, Sharing, carve, carved_bytes, is_ch
 
 Array = Any
 SLICES = 16  # sums over the batch are taken over this many slices, then over slices in order
+PARTS = 64  # that what is then done to every element is cut into
 WIDE = 1024  # a row of C values is repeated to at least so many, as broadcasting short rows is slow
 
 
-class _Rows:
+class Rows:
     """Arrays (N, C, H, W) of one shape as groups of rows of C channels, in blocks that stay in cache.
 
     Channels-last arrays are one group of M rows; otherwise every image is a group.
@@ -34,6 +35,7 @@ class _Rows:
         self.rows = groups[1]
         self.per_group = -(-self.rows // self.step)
         self.count = groups[0] * self.per_group
+        self.is_flat = one and all(a.flags.c_contiguous for a in self.arrays)
 
     def block(self, index: int) -> list[Array]:
         """Each array's rows of one block: (rows, C), or (rows / repeat, repeat * C) where that is a view."""
@@ -44,10 +46,15 @@ class _Rows:
             return [p.reshape(-1, self.repeat * self.channels) for p in parts]
         return parts
 
-    def slice_blocks(self, index: int) -> Iterator[list[Array]]:
-        """The blocks of one of `SLICES` equal parts."""
-        for i in range(index * self.count // SLICES, (index + 1) * self.count // SLICES):
+    def blocks(self, index: int, parts: int) -> Iterator[list[Array]]:
+        """The blocks of one of `parts` equal parts."""
+        for i in range(index * self.count // parts, (index + 1) * self.count // parts):
             yield self.block(i)
+
+    def flat(self, index: int, parts: int) -> list[Array]:
+        """Each array's elements of one of `parts` equal parts, 1-D, if `is_flat`."""
+        first, last = (min(i * self.count // parts * self.step, self.rows) for i in (index, index + 1))
+        return [a.reshape(-1)[first * self.channels : last * self.channels] for a in self.arrays]
 
 
 def repeat(C: int) -> int:
@@ -95,11 +102,53 @@ class _Scratch:
 
 
 def _sum_rows(t: Array, C: int, wide: Array, narrow: Array, total: Array) -> None:
-    """total: (C,) float64 += the sum over all rows of t, a block as _Rows gives it."""
+    """total: (C,) float64 += the sum over all rows of t, a block as Rows gives it."""
     width = t.shape[1]
     np.add.reduce(t, axis=0, out=wide[:width])
     np.add.reduce(wide[:width].reshape(-1, C), axis=0, dtype=np.float64, out=narrow)
     np.add(total, narrow, out=total)
+
+
+def sum_moments(rows: Rows, index: int, parts: int, shift: Array, sums: Array, scratch: list[Array]) -> None:
+    """Add the sums of x - shift and of its square over a part of the rows to sums: (2, C)."""
+    block, wide, narrow = scratch
+    for xb, *_ in rows.blocks(index, parts):
+        t = block[: xb.size].reshape(xb.shape)
+        np.subtract(xb, shift[: xb.shape[1]], out=t)
+        _sum_rows(t, rows.channels, wide, narrow, sums[0])
+        np.multiply(t, t, out=t)
+        _sum_rows(t, rows.channels, wide, narrow, sums[1])
+
+
+def sum_gradients(rows: Rows, index: int, parts: int, shift: Array, sums: Array, scratch: list[Array]) -> None:
+    """Add the sums of dy and of dy * (x - shift) over a part of the rows to sums: (2, C)."""
+    block, wide, narrow = scratch
+    for xb, gb, *_ in rows.blocks(index, parts):
+        _sum_rows(gb, rows.channels, wide, narrow, sums[0])
+        t = block[: xb.size].reshape(xb.shape)
+        np.subtract(xb, shift[: xb.shape[1]], out=t)
+        np.multiply(t, gb, out=t)
+        _sum_rows(t, rows.channels, wide, narrow, sums[1])
+
+
+def normalise(rows: Rows, index: int, parts: int, scale: Array, offset: Array) -> None:
+    """y = x * scale + offset for a part of the rows."""
+    for xb, yb in rows.blocks(index, parts):
+        width = xb.shape[1]
+        np.multiply(xb, scale[:width], out=yb)
+        np.add(yb, offset[:width], out=yb)
+
+
+def differentiate(rows: Rows, index: int, parts: int, terms: tuple[Array, ...], scratch: list[Array]) -> None:
+    """dx = a * dy + p * x + c for a part of the rows; terms: a, p, c.  dx may be dy."""
+    a, p, c = terms
+    for xb, gb, out in rows.blocks(index, parts):
+        width = xb.shape[1]
+        t = scratch[0][: xb.size].reshape(xb.shape)
+        np.multiply(xb, p[:width], out=t)
+        np.add(t, c[:width], out=t)
+        np.multiply(gb, a[:width], out=out)
+        np.add(out, t, out=out)
 
 
 class NormKernels(Sharing):
@@ -128,7 +177,7 @@ class NormKernels(Sharing):
         One pass sums x - c and its square, c being the mean of the first block: near enough to the mean that the
         squares do not drown in it.
         """
-        rows, s = _Rows(x, y), _Scratch(workspace, x.dtype, x.shape[1])
+        rows, s = Rows(x, y), _Scratch(workspace, x.dtype, x.shape[1])
         self._sum_moments(rows, s)
         centre, total, square, spare = s.totals
         M = x.size // x.shape[1]
@@ -146,7 +195,7 @@ class NormKernels(Sharing):
         inverse_deviation[...] = square
         self._normalise(rows, s, total, square, w, b)
 
-    def _sum_moments(self, rows: _Rows, s: _Scratch) -> None:
+    def _sum_moments(self, rows: Rows, s: _Scratch) -> None:
         """s.totals: c, the sum of x - c, the sum of its square, and something left over."""
         C = rows.channels
         centre, total, square, _ = s.totals
@@ -158,15 +207,11 @@ class NormKernels(Sharing):
         shift = s.spread(0, centre)
         centre[...] = shift[:C]  # as rounded
 
+        routine = self.routines.sum_moments
+
         def sums(index: int, worker: int) -> None:
-            block, wide, narrow = s.worker(worker)
             s.partial[index] = 0
-            for xb, _ in rows.slice_blocks(index):
-                t = block[: xb.size].reshape(xb.shape)
-                np.subtract(xb, shift[: xb.shape[1]], out=t)
-                _sum_rows(t, C, wide, narrow, s.partial[index, 0])
-                np.multiply(t, t, out=t)
-                _sum_rows(t, C, wide, narrow, s.partial[index, 1])
+            routine(rows, index, SLICES, shift, s.partial[index], s.worker(worker))
 
         self.share(sums, SLICES, 3 * seconds(rows.arrays[0]))
         np.add.reduce(s.partial[:, 0], axis=0, out=total)
@@ -176,7 +221,7 @@ class NormKernels(Sharing):
         self, x: Array, w: Array, b: Array, mean: Array, variance: Array, y: Array, eps: float, workspace: Array
     ) -> None:
         """y = (x - mean) / sqrt(variance + eps) * w + b with given mean and variance: (C,)."""
-        rows, s = _Rows(x, y), _Scratch(workspace, x.dtype, x.shape[1])
+        rows, s = Rows(x, y), _Scratch(workspace, x.dtype, x.shape[1])
         _, total, square, _ = s.totals
         total[...] = mean
         square[...] = variance
@@ -192,7 +237,7 @@ class NormKernels(Sharing):
         np.add(average, value, out=average)
         np.multiply(average, momentum, out=average)
 
-    def _normalise(self, rows: _Rows, s: _Scratch, mean: Array, inverse: Array, w: Array, b: Array) -> None:
+    def _normalise(self, rows: Rows, s: _Scratch, mean: Array, inverse: Array, w: Array, b: Array) -> None:
         """y = scale * x + offset; inverse and mean (float64) are used up."""
         np.multiply(inverse, w, out=inverse)
         scale = s.spread(0, inverse)
@@ -200,13 +245,9 @@ class NormKernels(Sharing):
         np.subtract(b, mean, out=mean)
         offset = s.spread(1, mean)
 
-        def apply(index: int, _: int) -> None:
-            xb, yb = rows.block(index)
-            width = xb.shape[1]
-            np.multiply(xb, scale[:width], out=yb)
-            np.add(yb, offset[:width], out=yb)
-
-        self.share(apply, rows.count, 2 * seconds(*rows.arrays))
+        routine = self.routines.normalise
+        parts = min(PARTS, rows.count)
+        self.share(lambda index, _: routine(rows, index, parts, scale, offset), parts, 2 * seconds(*rows.arrays))
 
     def batch_norm_backward(
         self,
@@ -225,18 +266,14 @@ class NormKernels(Sharing):
         """
         C = x.shape[1]
         M = x.size // C
-        rows, s = _Rows(x, dy, *([] if dx is None else [dx])), _Scratch(workspace, x.dtype, C)
+        rows, s = Rows(x, dy, *([] if dx is None else [dx])), _Scratch(workspace, x.dtype, C)
         shift = s.spread(0, mean)
 
+        sum_gradients, differentiate = self.routines.sum_gradients, self.routines.differentiate
+
         def sums(index: int, worker: int) -> None:
-            block, wide, narrow = s.worker(worker)
             s.partial[index] = 0
-            for xb, gb, *_ in rows.slice_blocks(index):
-                _sum_rows(gb, C, wide, narrow, s.partial[index, 0])
-                t = block[: xb.size].reshape(xb.shape)
-                np.subtract(xb, shift[: xb.shape[1]], out=t)
-                np.multiply(t, gb, out=t)
-                _sum_rows(t, C, wide, narrow, s.partial[index, 1])
+            sum_gradients(rows, index, SLICES, shift, s.partial[index], s.worker(worker))
 
         self.share(sums, SLICES, 3 * seconds(x, dy))
         total, moment, a, c = s.totals
@@ -256,18 +293,13 @@ class NormKernels(Sharing):
         np.divide(c, -M, out=c)
         np.multiply(moment, mean, out=total)
         np.subtract(c, total, out=c)
-        wide_a, wide_p, wide_c = s.spread(0, a), s.spread(1, moment), s.spread(2, c)
+        terms = s.spread(0, a), s.spread(1, moment), s.spread(2, c)
+        parts = min(PARTS, rows.count)
 
         def apply(index: int, worker: int) -> None:
-            xb, gb, out = rows.block(index)
-            width = xb.shape[1]
-            t = s.worker(worker)[0][: xb.size].reshape(xb.shape)
-            np.multiply(xb, wide_p[:width], out=t)
-            np.add(t, wide_c[:width], out=t)
-            np.multiply(gb, wide_a[:width], out=out)
-            np.add(out, t, out=out)
+            differentiate(rows, index, parts, terms, s.worker(worker))
 
-        self.share(apply, rows.count, 2 * seconds(x, dy, dx))
+        self.share(apply, parts, 2 * seconds(x, dy, dx))
 
 
 def _inverse_deviation(variance: Array, eps: float) -> None:

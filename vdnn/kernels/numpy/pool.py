@@ -6,6 +6,7 @@ A window position is numbered row-major: k = r * S + s for row r and column s of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,53 @@ def _last(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1)
 
 
+def max_pool(x: Array, y: Array, index: Array | None, window: Window, rows: Pair, scratch: Array | None) -> None:
+    """y and index of output rows rows[0] .. rows[1] - 1 of some images; x: (n, H, W, C), y: (n, rows, Q, C).
+
+    index needs scratch for a byte per element of y.
+    """
+    is_empty = True
+    for _, out, into in window.positions(x.shape[1:3], rows, y.shape[2]):
+        part = y[out]
+        if is_empty and part.shape == y.shape:
+            np.copyto(y, x[into])
+        else:
+            if is_empty:
+                y[...] = -np.inf
+            np.maximum(part, x[into], out=part)
+        is_empty = False
+    if is_empty:  # a dilated window may step over all of a small x
+        y[...] = -np.inf
+    if index is not None and scratch is not None:
+        (match,) = carve(scratch, (y.size, "uint8"))
+        _winners(x, y, index, window, rows, match)
+
+
+def max_pool_backward(
+    index: Array | None,
+    x: Array | None,
+    y: Array | None,
+    dy: Array,
+    dx: Array,
+    window: Window,
+    blocks: Sequence[Pair],
+    scratch: Array,
+) -> None:
+    """dx: (n, H, W, C) of some images, from index or from x and y.  blocks: rows of y, from .. to, one by one."""
+    size = dy[:, slice(*blocks[0])].size
+    term, mask, match, found = carve(scratch, *_backward_specs(dx.dtype, size))
+    dx[...] = 0
+    for rows in blocks:
+        gradient = dy[:, slice(*rows)]
+        if index is not None:
+            winners = index[:, slice(*rows)]
+        else:
+            winners = like(found, gradient)
+            _winners(x, y[:, slice(*rows)], winners, window, rows, match)
+        for k, out, into in window.positions(dx.shape[1:3], rows, dy.shape[2]):
+            _spread(gradient[out], winners[out], k, dx[into], term, mask, match)
+
+
 class PoolKernels(Sharing):
     """max_pool and avg_pool with their backwards; global_avg_pool."""
 
@@ -59,27 +107,15 @@ class PoolKernels(Sharing):
         """y = the largest of each window, NaN if it holds one; indices: uint8, k of the first that is largest."""
         x, y = _last(x), _last(y)
         indices = None if indices is None else _last(indices)
-        blocks = _Blocks(*y.shape)
-        spec = (blocks.size, "uint8")
+        blocks, routine = _Blocks(*y.shape), self.routines.max_pool
+        each = carved_bytes((blocks.size, "uint8"))
 
         def work(task: int, worker: int) -> None:
             images, rows = blocks[task]
-            xb, yb = x[images], y[images, slice(*rows)]
-            is_empty = True
-            for _, out, into in window.positions(x.shape[1:3], rows, y.shape[2]):
-                part = yb[out]
-                if is_empty and part.shape == yb.shape:
-                    np.copyto(yb, xb[into])
-                else:
-                    if is_empty:
-                        yb[...] = -np.inf
-                    np.maximum(part, xb[into], out=part)
-                is_empty = False
-            if is_empty:  # a dilated window may step over all of a small x
-                yb[...] = -np.inf
-            if indices is not None and workspace is not None:
-                (match,) = carve(workspace[worker * carved_bytes(spec) :], spec)
-                _winners(xb, yb, indices[images, slice(*rows)], window, rows, match)
+            place = images, slice(*rows)
+            index = None if indices is None else indices[place]
+            scratch = None if workspace is None else workspace[worker * each :]
+            routine(x[images], y[place], index, window, rows, scratch)
 
         self.share(work, len(blocks), 2 * seconds(x))
 
@@ -101,23 +137,14 @@ class PoolKernels(Sharing):
         self, indices: Any, x: Any, y: Any, dy: Array, dx: Array, window: Window, workspace: Array
     ) -> None:
         indices, x, y, dy, dx = (None if a is None else _last(a) for a in (indices, x, y, dy, dx))
-        blocks = _Blocks(*dy.shape)
-        specs = _backward_specs(dx.dtype, blocks.size)
+        blocks, routine = _Blocks(*dy.shape), self.routines.max_pool_backward
+        each = carved_bytes(*_backward_specs(dx.dtype, blocks.size))
 
         def work(task: int, worker: int) -> None:
-            term, mask, match, found = carve(workspace[worker * carved_bytes(*specs) :], *specs)
             images = blocks.groups[task]
-            target = dx[images]
-            target[...] = 0
-            for rows in blocks.rows:
-                gradient = dy[images, slice(*rows)]
-                if indices is not None:
-                    index = indices[images, slice(*rows)]
-                else:
-                    index = like(found, gradient)
-                    _winners(x[images], y[images, slice(*rows)], index, window, rows, match)
-                for k, out, into in window.positions(dx.shape[1:3], rows, dy.shape[2]):
-                    _spread(gradient[out], index[out], k, target[into], term, mask, match)
+            index, seen, largest = (None if a is None else a[images] for a in (indices, x, y))
+            scratch = workspace[worker * each :]
+            routine(index, seen, largest, dy[images], dx[images], window, blocks.rows, scratch)
 
         self.share(work, len(blocks.groups), 3 * window.size[0] * window.size[1] * seconds(dy))
 

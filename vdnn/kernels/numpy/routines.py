@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from vdnn.kernels.numpy import elementwise, update, winograd_tiles
+from vdnn.kernels.numpy import elementwise, norm, pool, update, winograd_tiles
 
 
 class Routines:
@@ -27,6 +27,14 @@ class Routines:
     relu_mask = staticmethod(elementwise.relu_mask)
     relu_mask_backward = staticmethod(elementwise.relu_mask_backward)
     add = staticmethod(elementwise.add)
+
+    sum_moments = staticmethod(norm.sum_moments)
+    sum_gradients = staticmethod(norm.sum_gradients)
+    normalise = staticmethod(norm.normalise)
+    differentiate = staticmethod(norm.differentiate)
+
+    max_pool = staticmethod(pool.max_pool)
+    max_pool_backward = staticmethod(pool.max_pool_backward)
 
     sgd = staticmethod(update.sgd)
     adam = staticmethod(update.adam)

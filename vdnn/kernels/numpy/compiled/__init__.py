@@ -5,14 +5,16 @@ Each equals NumPy's: bit for bit, but for sums, whose terms are added in another
 
 from __future__ import annotations
 
+from vdnn.kernels.numpy.compiled.norm import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
+from vdnn.kernels.numpy.compiled.pool import PoolRoutines
 from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines
 from vdnn.kernels.numpy.routines import Routines
 
 __all__ = ["CompiledRoutines"]
 
 
-class CompiledRoutines(PieceRoutines, WinogradRoutines, Routines):
+class CompiledRoutines(NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines):
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True
