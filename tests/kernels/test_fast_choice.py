@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import vdnn
 from vdnn.kernels.numpy import NumpyKernels
 
 PHASES = ("forward", "backward_data", "backward_weights")
@@ -63,13 +65,10 @@ def test_plans_are_the_same_with_and_without(phase):
 
 PROGRAM = """
 import numpy
-from vdnn.kernels.numpy import NumpyKernels
-from vdnn.kernels.numpy.compiled import elementwise, winograd
-kernels = NumpyKernels(1, fast=True)
-x = numpy.ones(5, "float32")
-kernels.relu(x, x)
-image, w = numpy.ones((1, 9, 9, 3), "float32").transpose(0, 3, 1, 2), numpy.ones((2, 3, 3, 3), "float32")
-winograd.WinogradRoutines.transform_filter(winograd.TRANSFORMS[2], w, (0, 2), False, False, numpy.ones((16, 2, 3), "f"), 0)
+from vdnn.kernels.numpy.compiled import CompiledRoutines, elementwise, winograd
+x, w, out = (numpy.ones(shape, "float32") for shape in ((5,), (2, 3, 3, 3), (16, 2, 3)))
+CompiledRoutines.relu(x, x)
+CompiledRoutines.transform_filter(winograd.TRANSFORMS[2], w, (0, 2), False, False, out, None)
 for kernel in (elementwise.relu, winograd.kernels_of(2)["filter"]):
     print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
 """
@@ -77,7 +76,7 @@ for kernel in (elementwise.relu, winograd.kernels_of(2)["filter"]):
 
 def test_a_second_process_compiles_nothing(tmp_path):
     pytest.importorskip("numba", exc_type=ImportError)
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(vdnn.__file__).parents[1])}
     runs = [
         subprocess.run(
             [sys.executable, "-W", "error", "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True

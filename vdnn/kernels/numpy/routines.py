@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from vdnn.kernels.numpy import elementwise, norm, pool, update, winograd_tiles
+from vdnn.kernels.numpy import elementwise, norm_rows, pool_windows, update, winograd_tiles
 
 
 class Routines:
@@ -28,13 +28,13 @@ class Routines:
     relu_mask_backward = staticmethod(elementwise.relu_mask_backward)
     add = staticmethod(elementwise.add)
 
-    sum_moments = staticmethod(norm.sum_moments)
-    sum_gradients = staticmethod(norm.sum_gradients)
-    normalise = staticmethod(norm.normalise)
-    differentiate = staticmethod(norm.differentiate)
+    sum_moments = staticmethod(norm_rows.sum_moments)
+    sum_gradients = staticmethod(norm_rows.sum_gradients)
+    normalise = staticmethod(norm_rows.normalise)
+    differentiate = staticmethod(norm_rows.differentiate)
 
-    max_pool = staticmethod(pool.max_pool)
-    max_pool_backward = staticmethod(pool.max_pool_backward)
+    max_pool = staticmethod(pool_windows.max_pool)
+    max_pool_backward = staticmethod(pool_windows.max_pool_backward)
 
     sgd = staticmethod(update.sgd)
     adam = staticmethod(update.adam)

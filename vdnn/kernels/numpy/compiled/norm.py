@@ -11,7 +11,7 @@ from vdnn.kernels.numpy.routines import Routines
 from vdnn.layers.base import Array
 
 if TYPE_CHECKING:
-    from vdnn.kernels.numpy.norm import Rows
+    from vdnn.kernels.numpy.norm_rows import Rows
 
 FEW = 32  # long rows that are summed in the network's precision, before float64 takes over
 
