@@ -50,7 +50,8 @@ def pack(y: Array, bits: Array) -> None:
         ys, bs = y[start : start + SHORT], bits[start // BYTE : (start + SHORT) // BYTE]
         for i in range(ys.size):
             flags[i] = ys[i] != zero
-        flags[ys.size :] = 0
+        for i in range(ys.size, SHORT):
+            flags[i] = 0
         eights = flags.view(numpy.uint64)
         for i in range(bs.size):
             # eight bytes of 0 or 1 times this: the product's highest byte has them as its bits

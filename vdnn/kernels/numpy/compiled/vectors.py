@@ -7,7 +7,9 @@ several smaller ones on other machines.  All arrays are 1-D and contiguous, all 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -18,6 +20,7 @@ from numba.extending import intrinsic
 from vdnn.kernels.numpy.transforms import Program
 
 VECTOR = 64  # bytes
+FINGERPRINT = zlib.crc32(Path(__file__).read_bytes())  # Numba looks for changes in the file of a kernel alone
 FLOATS: dict[int, Any] = {32: numpy.float32, 64: numpy.float64}
 Place = Callable[[int, int], Any]
 
@@ -73,7 +76,7 @@ class Emitter:
 
     def both_ways(self, code: str, load: Place) -> list[list[Any]]:
         """M X M^T for the matrix M of a program and the vectors X; code: as `code_of` gives it."""
-        letters, inputs, outputs, text = code.split(" ", 3)
+        _, letters, inputs, outputs, text = code.split(" ", 4)
         program, n, m = Program(text), int(inputs), int(outputs)
         columns = [self.run(program, letters, [load(i, j) for i in range(n)], m) for j in range(n)]
         return [self.run(program, letters, [column[i] for column in columns], m) for i in range(m)]
@@ -81,7 +84,7 @@ class Emitter:
 
 def code_of(program: Program, letters: str, inputs: int, outputs: int) -> str:
     """A program with the letters and numbers of its arguments and results, as a text: kernels are cached by it."""
-    return f"{letters} {inputs} {outputs} {program.text}"
+    return f"{FINGERPRINT} {letters} {inputs} {outputs} {program.text}"
 
 
 def _whole(context: Any, builder: Any, values: Any, kinds: Any) -> list[Any]:
