@@ -83,7 +83,12 @@ class ElementwiseKernels(Sharing):
     def relu(self, x: Array, y: Array) -> None:
         """y = max(x, 0), never -0.0.  y may be x."""
         pieces, relu = Pieces((x, y), CHUNK, self.routines.long), self.routines.relu
-        self.share(lambda i, _: relu(*pieces[i]), len(pieces), seconds(x, y))
+
+        def work(index: int, _: int) -> None:
+            xb, yb = pieces[index]
+            relu(xb, yb)
+
+        self.share(work, len(pieces), seconds(x, y))
 
     def relu_backward_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_backward needs."""
@@ -95,7 +100,8 @@ class ElementwiseKernels(Sharing):
         each = carved_bytes((min(CHUNK, y.size), y.dtype))
 
         def work(index: int, worker: int) -> None:
-            relu_backward(*pieces[index], workspace[worker * each :])
+            yb, gb, out = pieces[index]
+            relu_backward(yb, gb, out, workspace[worker * each :])
 
         self.share(work, len(pieces), 2 * seconds(y, dy, dx))
 

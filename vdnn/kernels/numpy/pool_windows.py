@@ -41,16 +41,19 @@ def max_pool(x: Array, y: Array, index: Array | None, window: Window, rows: Pair
 
 
 def max_pool_backward(
-    index: Array | None,
-    x: Array | None,
-    y: Array | None,
+    index: Array,
+    x: Array,
+    y: Array,
     dy: Array,
     dx: Array,
     window: Window,
     blocks: Sequence[Pair],
     scratch: Array,
 ) -> None:
-    """dx: (n, H, W, C) of some images, from index or from x and y.  blocks: rows of y, from .. to, one by one."""
+    """dx: (n, H, W, C) of some images, from index, or from x and y if that is None.
+
+    blocks: rows of y, from .. to, one by one.
+    """
     size = dy[:, slice(*blocks[0])].size
     term, mask, match, found = carve(scratch, *backward_specs(dx.dtype, size))
     dx[...] = 0

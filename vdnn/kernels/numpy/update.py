@@ -161,7 +161,11 @@ class UpdateKernels(Sharing):
             decoupled,
         )
         routine = self.routines.adam
-        self._update(lambda scratch, *arrays: routine(step, *arrays, scratch), (w, dw, m, v), workspace)
+
+        def piece(scratch: Array, w: Array, g: Array, m: Array, v: Array) -> None:
+            routine(step, w, g, m, v, scratch)
+
+        self._update(piece, (w, dw, m, v), workspace)
 
     def _update(self, piece: Callable[..., None], arrays: tuple[Array, ...], workspace: Array) -> None:
         """Call piece(scratch, *pieces) for all pieces of `arrays`."""

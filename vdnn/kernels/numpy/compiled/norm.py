@@ -110,7 +110,8 @@ class NormRoutines:
     def normalise(rows: Rows, index: int, parts: int, scale: Array, offset: Array) -> None:
         """y = x * scale + offset for a part of the rows."""
         if rows.is_flat:
-            scale_rows(*rows.flat(index, parts), scale, offset)
+            x, y = rows.flat(index, parts)
+            scale_rows(x, y, scale, offset)
         else:
             Routines.normalise(rows, index, parts, scale, offset)
 
@@ -118,6 +119,8 @@ class NormRoutines:
     def differentiate(rows: Rows, index: int, parts: int, terms: tuple[Array, ...], scratch: list[Array]) -> None:
         """dx = a * dy + p * x + c for a part of the rows; terms: a, p, c."""
         if rows.is_flat:
-            gradient_rows(*rows.flat(index, parts), *terms)
+            x, dy, dx = rows.flat(index, parts)
+            a, p, c = terms
+            gradient_rows(x, dy, dx, a, p, c)
         else:
             Routines.differentiate(rows, index, parts, terms, scratch)

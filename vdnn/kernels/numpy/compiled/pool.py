@@ -151,8 +151,9 @@ class PoolRoutines:
             Routines.max_pool(x, y, index, window, rows, scratch)
             return
         shape = (*x.shape[1:3], *y.shape[2:])
-        given = (NONE, False) if index is None else (index.reshape(-1), True)
-        largest(x.reshape(-1), y.reshape(-1), *given, len(x), rows, shape, numbers(window))
+        indices = NONE if index is None else index.reshape(-1)
+        has_index = index is not None
+        largest(x.reshape(-1), y.reshape(-1), indices, has_index, len(x), rows, shape, numbers(window))
 
     @staticmethod
     def max_pool_backward(
@@ -170,6 +171,8 @@ class PoolRoutines:
             Routines.max_pool_backward(index, x, y, dy, dx, window, rows, scratch)
             return
         shape = (*dx.shape[1:3], *dy.shape[1:])
-        given = (NONE, False) if index is None else (index.reshape(-1), True)
-        seen = [dy.reshape(-1) if a is None else a.reshape(-1) for a in (x, y)]
-        spread(*given, *seen, dy.reshape(-1), dx.reshape(-1), len(dx), shape, numbers(window))
+        indices = NONE if index is None else index.reshape(-1)
+        flat_dy, sizes = dy.reshape(-1), numbers(window)
+        flat_x, flat_y = (flat_dy if a is None else a.reshape(-1) for a in (x, y))
+        has_index = index is not None
+        spread(indices, has_index, flat_x, flat_y, flat_dy, dx.reshape(-1), len(dx), shape, sizes)
