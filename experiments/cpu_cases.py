@@ -49,6 +49,10 @@ class Case:
         image = (self.image[0], side, side) if side else self.image
         return replace(self, batch=batch, image=image)
 
+    def at_rate(self, rate: float) -> Case:
+        """The same with another learning rate."""
+        return replace(self, rate=rate)
+
     @property
     def shape(self) -> str:
         """Of one image, as tables have it: 3x224x224."""
