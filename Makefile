@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites test cupy \
-	lint bench scale predict kernels fragmentation pool least-budget gpu-test gpu-bench clean
+	lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
+	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -72,6 +73,19 @@ pool: $(VENV)/plot.stamp  ## a best-fit pool against the static layout
 least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that plans, against everything kept
 	$(BIN)/python experiments/least_budget.py vgg16 --batch 32
 
+# These four install PyTorch beside vdnn, to compare with; vdnn itself never needs it.
+bench-cpu: $(VENV)/torch.stamp  ## time training steps against PyTorch's on this CPU, under 20 minutes (measured)
+	$(BIN)/python experiments/cpu_speed.py
+
+bench-memory: $(VENV)/torch.stamp  ## train PyTorch's largest batch in a half to a quarter of its memory (measured)
+	$(BIN)/python experiments/cpu_memory.py
+
+torch-agreement: $(VENV)/torch.stamp  ## hold gradients and 50 steps' losses against PyTorch's
+	$(BIN)/python experiments/torch_agreement.py
+
+kernels-least: $(VENV)/torch.stamp  ## time the convolutions of the least workspace against PyTorch's (measured)
+	$(BIN)/python experiments/kernels_least.py
+
 # These two use the Python that is there, with its CuPy, cuDNN and PyTorch: nothing is installed.
 gpu-test:  ## test everything on this machine's GPU; writes experiments/results/gpu_test.json
 	@PYTHONPATH=. $(PYTHON) experiments/gpu_about.py
@@ -87,6 +101,13 @@ clean:  ## remove the virtual environment
 # .venv/EXTRA.stamp: vdnn is installed, editable, with that extra of pyproject.toml
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# the CPU's build of PyTorch, where there is one for this machine
+TORCH := torch==2.13.0
+$(VENV)/torch.stamp: pyproject.toml | $(VENV)/fast.stamp $(VENV)/search.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

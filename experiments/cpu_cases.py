@@ -154,6 +154,11 @@ def kernels_here() -> tuple[str, ...]:
     return KERNELS if has and importlib.util.find_spec("numba") else KERNELS[:1]
 
 
+def has_tiers() -> bool:
+    """Whether vdnn offloads to disk what a budget of host memory does not hold."""
+    return "host_budget" in inspect.signature(vdnn.Trainer.__init__).parameters
+
+
 @contextmanager
 def kernels_chosen(kernels: str) -> Iterator[None]:
     """What trainers take that are made here: "numpy" or "fast".  Raises ValueError for what cannot run."""

@@ -19,6 +19,7 @@ from typing import Any
 from cpu_limit import Limit
 
 WANT_OF_MEMORY = ("can't allocate", "cannot allocate", "unable to allocate", "bad_alloc", "out of memory", "could not create")
+FEWEST = "fewest"  # micro_batches: as few as fit
 KILLED = -9  # by the system, where a control group's limit was reached
 RESERVE = 96 << 20  # bytes: of vdnn's target what is neither arena, nor images, nor there before; stacks, staging, scratch
 
@@ -120,20 +121,14 @@ def _torch(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, 
 
 
 def _vdnn(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-    from cpu_cases import resident_bytes, trainer_of
+    from cpu_cases import kernels_chosen, resident_bytes
 
-    from vdnn.units import format_bytes
+    from vdnn.kernels.numpy import NumpyKernels
 
+    with kernels_chosen(task.kernels):
+        NumpyKernels(task.threads).close()  # what it imports is there before any plan
     before = resident_bytes()
-    how = dict(task.how)
-    if task.target:  # the host slab holds a copy of the batch; what is offloaded to it counts too
-        copied = sum(a.nbytes for a in batch)
-        how["budget"] = task.target - before - copied - RESERVE - how.get("host_budget", 0)
-        if how["budget"] <= 0:
-            return _refused(f"a target of {format_bytes(task.target)} is less than the process takes before a plan")
-        if "host_budget" in how:
-            how["host_budget"] += copied
-    trainer = trainer_of(case, task.threads, task.kernels, task.policy, net, **how)
+    trainer = _trainer(task, case, net, before + sum(a.nbytes for a in batch))
     plan = trainer.plan
     about = {
         "before": before,
@@ -141,14 +136,35 @@ def _vdnn(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, A
         "host": trainer.device.host_bytes_of(plan),
         "disk": getattr(plan, "disk_bytes", 0),
         "micro_batches": trainer.micro_batches,
-        "recomputed": sum(step.kind == "compute" for step in plan.steps) - len(plan.tape.ops),
+        "recomputed": sum(1 for _ in plan.computes()) - len(plan.tape.ops),
         "offloaded": plan.offloaded_bytes,
+        "algorithms": sorted(set(plan.decisions.algorithms.values())),
     }
     return (lambda: float(trainer.step(*batch))), about
 
 
-def _refused(why: str) -> Any:
-    raise MemoryError(why)
+def _trainer(task: Task, case: Any, net: Any, taken: int) -> Any:
+    """The trainer, of which no more is resident than the target allows; `taken` bytes are before and beside its arena.
+
+    Raises BudgetError if no plan is so small, MemoryError if the target is less than what is taken already.
+    """
+    from cpu_cases import trainer_of
+
+    how = dict(task.how)
+    if task.target:
+        how["budget"] = task.target - taken - RESERVE - how.get("host_budget", 0)
+        if how["budget"] <= 0:
+            raise MemoryError(f"a target of {task.target} bytes is less than the {taken} that are taken before a plan")
+    if how.get("micro_batches") != FEWEST:
+        return trainer_of(case, task.threads, task.kernels, task.policy, net, **how)
+    parts = [n for n in range(1, case.batch + 1) if case.batch % n == 0]
+    for number in parts:
+        try:
+            return trainer_of(case, task.threads, task.kernels, task.policy, net, **{**how, "micro_batches": number})
+        except Exception as error:
+            if not _is_budget(error) or number == parts[-1]:
+                raise
+    raise AssertionError("a batch has at least one part")
 
 
 def main() -> None:
