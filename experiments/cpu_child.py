@@ -18,10 +18,13 @@ from typing import Any
 
 from cpu_limit import Limit
 
-WANT_OF_MEMORY = ("can't allocate", "cannot allocate", "unable to allocate", "bad_alloc", "out of memory", "could not create")
+WANT_OF_MEMORY = (
+    *("can't allocate", "cannot allocate", "unable to allocate", "bad_alloc", "out of memory"),
+    "could not create",  # oneDNN's word for it
+)
 FEWEST = "fewest"  # micro_batches: as few as fit
 KILLED = -9  # by the system, where a control group's limit was reached
-RESERVE = 96 << 20  # bytes: of vdnn's target what is neither arena, nor images, nor there before; stacks, staging, scratch
+RESERVE = 96 << 20  # bytes of vdnn's target for what is neither arena, nor images, nor there before: stacks, staging
 
 
 class ChildError(RuntimeError):

@@ -47,7 +47,8 @@ class Row:
         told = [self.found.get(key, "") for key in ("micro_batches", "recomputed", "offloaded", "disk", "arena")]
         if not self.peak:
             return *about, self.target or "", *[""] * 4, *told, False, self.found["error"]
-        figures = self.peak, f"{self.peak / torch.peak:.3f}", f"{self.seconds:.4f}", f"{self.seconds / torch.seconds:.3f}"
+        times = f"{self.seconds:.4f}", f"{self.seconds / torch.seconds:.3f}"
+        figures = self.peak, f"{self.peak / torch.peak:.3f}", *times
         return *about, self.target or "", *figures, *told, not self.target or self.peak <= self.target, ""
 
 

@@ -72,7 +72,8 @@ class Line:
         about = self.network, self.batch, self.image, self.threads, self.side, self.kernels, self.layout, self.sgd
         times = tuple(f"{n:.6f}" for n in (self.typical, *self.spread))
         ratios = tuple(f"{self.typical / other.typical:.3f}" for other in (better(lines), default(lines)))
-        return *about, *times, len(self.seconds), f"{self.others:.2f}", *ratios, self.peak or "", f"{self.first_loss:.7g}"
+        rest = self.peak or "", f"{self.first_loss:.7g}"
+        return *about, *times, len(self.seconds), f"{self.others:.2f}", *ratios, *rest
 
 
 def better(lines: Sequence[Line]) -> Line:

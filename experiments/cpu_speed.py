@@ -1,6 +1,7 @@
 """Whole training steps on the CPU: vdnn, with NumPy alone and with Numba, against PyTorch, in turn in one run.
 
-    python experiments/cpu_speed.py [--quick] [--only vgg11] [--threads 2]      # writes experiments/results/cpu_speed.csv
+    python experiments/cpu_speed.py [--quick] [--only vgg11] [--threads 2]   # writes experiments/results/cpu_speed.csv,
+                                                                             # and cpu_speed_layers.csv
 
 Both sides train the same network from the same weights on the same images, with the same number of threads and SGD with
 momentum: PyTorch in both of its layouts with its fused SGD, the better of which vdnn is held against, and, printed
@@ -39,7 +40,9 @@ from torch_twin import first_weights
 from vdnn.commands.measure import processor
 
 REST = 0.06  # seconds
-BLOCK, MOST, WARM = 0.4, 5, 1.0  # seconds of a block; steps in one; steps shorter than this have one before that counts not
+BLOCK, MOST = 0.4, 5  # seconds of timed steps in a row, and at most so many steps
+WARM = 1.0  # seconds: before steps that are shorter comes one that does not count
+SLOW = 3.0  # seconds: of what takes longer one step comes first, else two
 FEWEST = 3  # rounds, however long they take
 QUICK = {"vgg11": 32, "resnet18": 32, "resnet20": 16}  # rows and columns
 
@@ -59,10 +62,15 @@ class Side:
     expected: float = 0.0  # seconds of a step, before any counted
 
     def start(self) -> None:
-        """The steps before those that count: the first touches its memory and compiles; the second says how long."""
+        """The steps before those that count: the first touches its memory and compiles; then it is known how long one
+        takes.
+        """
         time.sleep(REST)
+        began = time.perf_counter()
         self.first_loss = self.step()
-        self.expected = self._timed()
+        self.expected = time.perf_counter() - began
+        if self.expected < SLOW:
+            self.expected = self._timed()
 
     def block(self) -> None:
         """Rest, warm up where steps are short, and time some steps."""
@@ -184,9 +192,9 @@ def layer_rows(lines: list[Line], layers: dict[str, LayerTimes]) -> Iterator[tup
 @click.option("--only", multiple=True, help="Of the networks only the one of that name; may be given again.")
 @click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(2, 1), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--seconds", default=60.0, show_default=True, help="No round begins later, once there are three.")
+@click.option("--seconds", default=45.0, show_default=True, help="No round begins later, once there are three.")
 @click.option("--peaks/--no-peaks", "with_peaks", default=True, help="Peak resident sets, by processes of their own.")
-@click.option("--layers", is_flag=True, help="Print the slowest layers of every network, not only where a limit is missed.")
+@click.option("--layers", is_flag=True, help="Print the slowest layers also where no limit is missed.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/cpu_speed.csv]")
 def main(
     quick: bool,

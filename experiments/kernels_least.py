@@ -1,6 +1,6 @@
 """What least memory costs: convolutions by the algorithm of the least workspace against PyTorch's, channels-last.
 
-    python experiments/kernels_least.py [--quick]      # writes experiments/results/kernels_least.csv
+    python experiments/kernels_least.py [--quick]   # writes experiments/results/kernels_least.csv
 
 Every convolution of the benchmarks' networks with one group, each shape once: forward and both backward passes, by
 "direct", which takes at most 1 MiB of workspace a worker, in turn with PyTorch on the same channels-last arrays.  Before
@@ -129,7 +129,8 @@ def rows_of(kernels: NumpyKernels, name: str, layer: Layer, rounds: int) -> Iter
 def table_of(rows: Sequence[Row]) -> Table:
     """What is printed: the judged layers first, the slowest of them on top."""
     table = Table(title="direct against PyTorch channels_last, measured")
-    for column in ("layer", "N, C, H, K, R, stride, padding", "pass", "KiB a worker", "ms", "torch ms", "ratio", "judged"):
+    shape_head = "N, C, H, K, R, stride, padding"
+    for column in ("layer", shape_head, "pass", "KiB a worker", "ms", "torch ms", "ratio", "judged"):
         table.add_column(column, justify="left" if column in ("layer", "pass") else "right")
     for row in sorted(rows, key=lambda row: (not row.is_judged, -row.ratio)):
         times = f"{1e3 * row.ours:.2f}", f"{1e3 * row.theirs:.2f}", f"{row.ratio:.2f}"
@@ -165,7 +166,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Small networks, batch 1, one round; judges and writes nothing unless --out.")
+@click.option("--quick", is_flag=True, help="One small network, batch 1, one round; judges nothing, writes only to --out.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)

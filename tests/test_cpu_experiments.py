@@ -1,4 +1,4 @@
-"""The CPU benchmarks against PyTorch: what they say, their cases, limits and children; with PyTorch, whether it agrees."""
+"""The CPU benchmarks against PyTorch: what they say, their cases, limits, children; with PyTorch, whether it agrees."""
 
 from __future__ import annotations
 
@@ -79,9 +79,8 @@ def test_an_unknown_case_is_refused_with_those_there_are():
 
 
 def test_kernels_that_cannot_run_are_refused():
-    with pytest.raises(ValueError, match="kernels 'abacus' cannot run here; there are numpy"), cpu_cases.kernels_chosen(
-        "abacus"
-    ):
+    refused = pytest.raises(ValueError, match="kernels 'abacus' cannot run here; there are numpy")
+    with refused, cpu_cases.kernels_chosen("abacus"):
         pass
 
 
@@ -157,7 +156,8 @@ def test_an_allocation_beyond_the_limit_fails():
 
 
 def test_a_limit_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="limit 'ulimit' is none of any, cgroup, rlimit"), cpu_limit.limited(1, "ulimit"):
+    refused = pytest.raises(ValueError, match="limit 'ulimit' is none of any, cgroup, rlimit")
+    with refused, cpu_limit.limited(1, "ulimit"):
         pass
 
 
@@ -232,9 +232,10 @@ def test_the_first_guess_follows_from_two_peaks():
 
 
 def test_no_sub_batches_where_a_layer_couples_samples():
-    names = [way.name for way in cpu_memory.ways_of(TINY.make())]
-    assert "sub-batches" not in names  # it has batch norm
-    assert "sub-batches" in [way.name for way in cpu_memory.ways_of(cpu_cases.named("small_vgg", cpu_cases.CASES).make())]
+    plain, normed = (
+        {way.name for way in cpu_memory.ways_of(make(batch=2))} for make in (cpu_cases.small_vgg, cpu_cases.resnet20)
+    )
+    assert plain - normed == {"sub-batches"}
 
 
 def test_a_kept_answer_is_not_asked_for_again(tmp_path, monkeypatch):
@@ -253,8 +254,9 @@ def test_a_failure_is_told_but_not_kept(tmp_path, monkeypatch):
         raise cpu_child.ChildError("it ended")
 
     monkeypatch.setattr(cpu_memory, "ask", failing)
-    assert cpu_memory.Answers(tmp_path / "kept.json", False).ask(task(), "tiny") == {"error": "it ended", "memory": False}
-    assert not (tmp_path / "kept.json").exists()
+    path = tmp_path / "kept.json"
+    assert cpu_memory.Answers(path, False).ask(task(), "tiny") == {"error": "it ended", "memory": False}
+    assert not path.exists()
 
 
 def test_the_first_step_does_not_count():
@@ -371,5 +373,5 @@ def test_a_wrong_gradient_is_a_fault():
     assert (off.tensor, off.largest) == ("a", pytest.approx(0.01))
     losses = {("torch", "float64"): [1.0], ("torch", "float32"): [1.0]}
     assert torch_agreement.faults(NORMED, [own, off], losses) == [
-        "resnet20: vdnn float32: gradient of a is 1.00e-02 off, limit 1.00e-05"
+        "resnet20: vdnn float32: gradient of a is 1.00e-02 off, limit 1.00e-03"
     ]
