@@ -3,12 +3,12 @@
     python experiments/kernels_least.py [--quick]   # writes experiments/results/kernels_least.csv
 
 Every convolution of the benchmarks' networks with one group, each shape once: forward and both backward passes, by
-"direct", which takes at most 1 MiB of workspace a worker, in turn with PyTorch on the same channels-last arrays.  Before
-each the machine rests for 60 ms, so that the threads of the other sleep, and one call that is not timed comes first.
+"direct", which takes at most 1 MiB of workspace a worker, in turn with PyTorch on the same channels-last arrays.
+Before each the machine rests for 60 ms, so that the threads of the other sleep, and one call comes that is not timed.
 
 What is judged are layers with planes of 28x28 and more and 32 channels and more, on both sides of the layer; others are
-printed.  vdnn's calls include the bias, PyTorch's do not.  Exit status 1 if the judged layers' ratios miss the limits or
-a workspace is larger.  All numbers are measured.
+printed.  vdnn's calls include the bias, PyTorch's do not.  Exit status 1 if the judged layers' ratios miss the limits
+or a workspace is larger.  All numbers are measured.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One small network, batch 1, one round; judges nothing, writes only to --out.")
+@click.option("--quick", is_flag=True, help="One small network, one round; judges nothing, writes only to --out.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)

@@ -4,7 +4,7 @@
 
 Gradients: those of PyTorch in float64 are the reference.  The error of a tensor is the norm of its difference from the
 reference over the reference's norm; of a network the largest and the median over its tensors.  vdnn's in float32 stands
-beside PyTorch's own in float32, and vdnn in float64, by its float64 layers, where rounding no longer hides a wrong rule.
+beside PyTorch's own in float32; in float64, where rounding no longer hides a wrong rule, vdnn's must agree far better.
 
 Losses: 50 steps on the same images from the same weights in float32.  Rounding grows from step to step in any training,
 so what is looked at is whether vdnn stays as near to PyTorch's float64 losses as PyTorch's own float32 losses do.

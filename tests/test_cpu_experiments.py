@@ -27,7 +27,7 @@ from cpu_report import Line
 
 import vdnn
 
-TINY = Case("digits_vgg", 8, (1, 8, 8), {"channels": 8, "counts": (1, 1)})
+TINY = Case("digits_vgg", 8, (1, 32, 32), {"channels": 8, "counts": (1, 1), "batch_norm": False})
 NORMED = Case("resnet20", 4, (3, 8, 8))
 
 
@@ -196,11 +196,11 @@ def test_a_child_that_fails_otherwise_is_an_error():
 
 def test_the_fewest_sub_batches_that_fit_are_taken():
     whole = cpu_cases.trainer_of(TINY, 1)
-    needed, shape = whole.plan.arena_bytes, whole.net.input.shape
+    needed = whole.plan.arena_bytes
     whole.close()
     own = {"target": needed - 1 + cpu_child.RESERVE, "how": {"micro_batches": cpu_child.FEWEST}}
     trainer = cpu_child._trainer(task(**own), TINY, TINY.make(), 0)
-    assert (trainer.micro_batches, shape[0]) == (2, 8)
+    assert trainer.micro_batches == 2
     trainer.close()
 
 
