@@ -36,8 +36,14 @@ from vdnn.network import Network
 
 # batch and rows of an image: small, but with a few elements left in the last maps
 SMALL = {
-    **{"vgg11": (4, 64), "vgg16": (4, 64), "alexnet": (4, 96), "googlenet": (4, 96), "resnet18": (4, 64)},
-    **{"resnet50": (4, 64), "resnet20": (16, 32), "small_vgg": (16, 32)},
+    "vgg11": (4, 64),
+    "vgg16": (4, 64),
+    "alexnet": (4, 96),
+    "googlenet": (4, 96),
+    "resnet18": (4, 64),
+    "resnet50": (4, 64),
+    "resnet20": (16, 32),
+    "small_vgg": (16, 32),
 }
 QUICK = ("resnet20", "small_vgg")
 RATES = {"vgg11": 1e-3, "vgg16": 1e-3, "alexnet": 1e-3, "googlenet": 1e-5}  # losses shall move in 50 steps

@@ -14,18 +14,18 @@ import pytest
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-import cpu_cases
-import cpu_child
-import cpu_layers
-import cpu_limit
-import cpu_memory
-import cpu_memory_report
-import cpu_report
-import kernels_least
-from cpu_cases import Case
-from cpu_report import Line
+import cpu_cases  # noqa: E402
+import cpu_child  # noqa: E402
+import cpu_layers  # noqa: E402
+import cpu_limit  # noqa: E402
+import cpu_memory  # noqa: E402
+import cpu_memory_report  # noqa: E402
+import cpu_report  # noqa: E402
+import kernels_least  # noqa: E402
+from cpu_cases import Case  # noqa: E402
+from cpu_report import Line  # noqa: E402
 
-import vdnn
+import vdnn  # noqa: E402
 
 TINY = Case("digits_vgg", 8, (1, 32, 32), {"channels": 8, "counts": (1, 1), "batch_norm": False})
 NORMED = Case("resnet20", 4, (3, 8, 8))
@@ -190,7 +190,7 @@ def test_a_child_says_that_its_target_is_too_small():
 
 
 def test_a_child_that_fails_otherwise_is_an_error():
-    with pytest.raises(cpu_child.ChildError, match="there is no policy|no policy"):
+    with pytest.raises(cpu_child.ChildError, match="no policy is named"):
         cpu_child.ask(task(policy="wishful"), 60)
 
 
