@@ -43,6 +43,7 @@ class NumpyKernels(
     threads  None: as many as the process may use
     fast     whether Numba compiles the memory-bound parts; None: if it is installed and VDNN_FAST is not 0.  Plans
              are the same either way.  Raises ImportError if True and Numba is not installed.
+    exact    convolve by plain products alone, without the faster algorithms that round more (vdnn.kernels.numpy.conv)
     """
 
     name = "numpy"
@@ -50,9 +51,9 @@ class NumpyKernels(
     storages = ("nhwc", "nchw")  # that single kernels take as well
     xp: Any = numpy
 
-    def __init__(self, threads: int | None = None, fast: bool | None = None) -> None:
+    def __init__(self, threads: int | None = None, fast: bool | None = None, exact: bool = False) -> None:
         Workers.__init__(self, threads)
-        self.wants_fast = fast
+        self.exact, self.wants_fast = exact, fast
         if fast:
             _ = self.routines  # so that an error comes now
 

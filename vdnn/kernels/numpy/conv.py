@@ -5,7 +5,10 @@ Logical shapes: x (N, C, H, W), w (K, C / groups, R, S), b (K,), y (N, K, OH, OW
 direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker; nothing for 1x1, stride 1, no padding
 pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter
 winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct
-winograd4  F(4x4, 3x3): 4 times fewer, about 1e-5 of the largest element off in float32
+winograd4  F(4x4, 3x3): 4 times fewer, about 1e-5 of the largest element off in float32; there is none where that is
+           more than 1e-4 by the shape (vdnn.kernels.numpy.winograd_error)
+
+`exact` kernels have direct and pack alone: every product of the definition, added up in float32.
 
 All results are independent of buffer addresses and of the number of threads, bit for bit: work is cut up by shape.
 """
@@ -20,9 +23,11 @@ from vdnn.kernels.numpy import conv_gemm, conv_weights, winograd, winograd_plan
 from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.geometry import Geometry, Pair, geometry
 from vdnn.kernels.numpy.layout import channels_last, channels_last_output, deliver
+from vdnn.kernels.numpy.winograd_error import TOLERANCE, relative_error
 from vdnn.layers.base import Algorithm, Array, Shape
 
 WINOGRAD = {"winograd2": 2, "winograd4": 4}  # outputs per tile and axis
+EXACT = ("direct", "pack")
 HALF_RATE = {"winograd2": 100, "winograd4": 170}  # channels at which the transforms take half of the time
 GEMM_WORKSPACE = {
     "forward": conv_gemm.forward_workspace,
@@ -35,7 +40,8 @@ def algorithms_of(phase: str, g: Geometry) -> dict[str, float]:
     """The algorithms worth having for this phase and their rates: direct arithmetic per second over a plain GEMM's.
 
     The rates are fitted to measurements at one thread, 16 to 512 channels: shallow layers are bound by packing and
-    transforms.  Winograd is left out where it would be slower than "direct", "pack" where it is cut up like "direct".
+    transforms.  Winograd is left out where it would be slower than "direct", or too far off, "pack" where it is cut up
+    like "direct".
     """
     if g.is_pointwise:
         return {"direct": 0.95}
@@ -43,7 +49,7 @@ def algorithms_of(phase: str, g: Geometry) -> dict[str, float]:
     rates = {"direct": 0.8 * depth / (depth + 16), "pack": 0.9 * depth / (depth + 16)}
     for name, m in WINOGRAD.items():
         rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[name])
-        if winograd_plan.applies(g) and rate > rates["direct"]:
+        if winograd_plan.applies(g) and rate > rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
             rates[name] = rate
     if GEMM_WORKSPACE[phase](g, "direct", 1) == GEMM_WORKSPACE[phase](g, "pack", 1):
         del rates["pack"]
@@ -58,7 +64,9 @@ def workspace_of(phase: str, g: Geometry, algorithm: str, threads: int) -> int:
 
 
 class ConvKernels(Sharing):
-    """Convolution and its gradients."""
+    """Convolution and its gradients.  exact: whether there are only the algorithms of EXACT."""
+
+    exact = False
 
     def conv2d_algorithms(
         self,
@@ -76,7 +84,7 @@ class ConvKernels(Sharing):
         g = geometry(tuple(x_shape), tuple(w_shape), stride, padding, dilation, groups, numpy.dtype(dtype).name)
         found = [
             Algorithm(name, workspace_of(phase, g, name, self.threads), round(rate, 3))
-            for name, rate in algorithms_of(phase, g).items()
+            for name, rate in self._rates(phase, g).items()
         ]
         return tuple(sorted(found, key=lambda algorithm: algorithm.workspace))
 
@@ -163,6 +171,10 @@ class ConvKernels(Sharing):
 
         self.parallel(run, len(images), y.nbytes / 5e9)
 
+    def _rates(self, phase: str, g: Geometry) -> dict[str, float]:
+        """The algorithms that these kernels have, and their rates."""
+        return {n: rate for n, rate in algorithms_of(phase, g).items() if n in EXACT or not self.exact}
+
     def _geometry(
         self,
         phase: str,
@@ -177,7 +189,7 @@ class ConvKernels(Sharing):
     ) -> Geometry:
         """The sizes of a call, after a check that it has the algorithm and room for it."""
         g = geometry(x.shape, w.shape, stride, padding, dilation, groups, x.dtype.name)
-        names = algorithms_of(phase, g)
+        names = self._rates(phase, g)
         if algorithm not in names:
             raise ValueError(f"no algorithm {algorithm!r} for {phase} of x {x.shape}, w {w.shape}: {', '.join(names)}")
         needed, given = workspace_of(phase, g, algorithm, self.threads), 0 if workspace is None else workspace.nbytes
