@@ -166,7 +166,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(here, monkeyp
     [
         (("vgg17", "--out", "o.json"), "did you mean"),
         (("tiny:nothing", "--out", "o.json"), "nothing"),
-        (("tiny:net",), "--out"),
+        (("tiny:headless",), "has no loss layer"),
+        (("tiny:net", "--out", "o.json", "--again"), "--again is for the table"),
+        (("tiny:net", "--device", "cuda"), "--device cuda is for --out"),
+        (("tiny:net", "--algorithms", "memory"), "--algorithms memory is for --out"),
+        (("tiny:net", "--link-bandwidth", "1GB"), "--link-bandwidth 1GB is for --out"),
         (("tiny:headless", "--out", "o.json"), "has no loss layer"),
         (("tiny:net", "--out", "missing/o.json"), "missing"),
         (("tiny:net", "--out", "."), "directory"),

@@ -43,9 +43,10 @@ OPTION_FIELDS: Fields = {
     "allow_coupled": (bool,),
     "device": (dict,),
 }
-EARLIER = {"device": {"name": "host"}, "rewrites": list(STANDARD), "micro_batches": 1, "allow_coupled": False}
+HOST = {"name": "host", "exact": False}
+EARLIER = {"device": HOST, "rewrites": list(STANDARD), "micro_batches": 1, "allow_coupled": False}
 DEVICE_FIELDS: Mapping[str, Fields] = {
-    "host": {"name": (str,)},
+    "host": {"name": (str,), "exact": (bool,)},
     "cuda": {"name": (str,), "math": (str,), "storage": (str,), "deterministic": (bool,)},
 }
 NETWORK_FIELDS: Fields = {"name": (str,), "shape": (list,), "dtype": (str,), "layers": (list,)}
@@ -68,6 +69,8 @@ def check_metadata(path: Path, about: Any) -> None:
         raise CheckpointError(
             f"{path}: no device is named {device.get('name')!r}; there are {', '.join(DEVICE_FIELDS)}"
         )
+    if device["name"] == "host":
+        device.setdefault("exact", False)
     _check_fields(f"{path}: device", device, DEVICE_FIELDS[device["name"]])
     _check_fields(f"{path}: network", about["network"], NETWORK_FIELDS)
     for i, layer in enumerate(about["network"]["layers"]):

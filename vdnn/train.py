@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from vdnn.data import Batches
 from vdnn.inputs import check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
 from vdnn.losses import Loss
+from vdnn.memory.cost import is_measured
 from vdnn.memory.device import Device
 from vdnn.memory.execute import Pending, begin, interrupt_held
 from vdnn.memory.host import HostDevice
@@ -98,7 +99,7 @@ class Trainer:
                 size, and one with the rest.  None: the policy's choice, mostly 1
     allow_coupled  parts even if a layer takes statistics over the samples that are together (batch norm), so that
                 results differ: each part has its own, and running averages move once for each
-    threads, link_bandwidth   of the host, see HostDevice
+    threads, exact, link_bandwidth   of the host, see HostDevice
     math, storage   of a GPU, see CudaDevice
 
     Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy;
@@ -116,6 +117,7 @@ class Trainer:
         *,
         algorithms: Any = "performance",
         threads: int | None = None,
+        exact: bool = False,
         undo: bool = True,
         rewrites: str | Iterable[str] | None = None,
         micro_batches: int | None = None,
@@ -130,7 +132,7 @@ class Trainer:
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.allow_coupled = allow_coupled
         self.optimizer = optimizers.get(optimizer or "momentum")
-        on_host = {"threads": threads, "link_bandwidth": link_bandwidth}
+        on_host = {"threads": threads, "exact": exact or None, "link_bandwidth": link_bandwidth}
         on_gpu = {"math": math, "storage": storage, "deterministic": None if deterministic else False}
         self.device = self._device(device, on_host, on_gpu)
         self.device.settle = _settling(weakref.ref(self))
@@ -150,6 +152,7 @@ class Trainer:
         parts = rewrites, micro_batches, allow_coupled
         self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, *parts)
         self.plan = self.plans.main
+        self._given = isinstance(algorithms, Mapping)
         self.micro_batches = self.plans.micro_batches
         self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
         self._initialise()
@@ -174,7 +177,7 @@ class Trainer:
         if device != "host":
             raise ValueError(f"device {device!r} is not 'host', 'cuda' or a Device")
         _refuse(on_gpu, "are for a GPU; the host has no other kernels than float32's, deterministic ones")
-        return HostDevice(self.net, self.optimizer, **on_host)
+        return HostDevice(self.net, self.optimizer, **{k: v for k, v in on_host.items() if v is not None})
 
     def plan_for(self, batch: int, purpose: str = "step") -> Plan:
         """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
@@ -184,6 +187,17 @@ class Trainer:
         # fewer samples may need a larger workspace
         self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan))
         return plan
+
+    @property
+    def measured_ops(self) -> int:
+        """How many ops of the plan have times that were measured on this device: the rest is by published rates."""
+        tape, cost, chosen = self.plan.tape, self.device.cost, self.plan.decisions.algorithms
+        return sum(is_measured(cost, tape, op, chosen[op.name]) for op in tape.ops)
+
+    @property
+    def algorithms_by(self) -> str:
+        """By what algorithms were chosen: "measured" times, of all or some ops; "published" rates; or "given"."""
+        return "given" if self._given else "measured" if self.measured_ops else "published"
 
     # ---- weights
 

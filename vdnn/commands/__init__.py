@@ -24,6 +24,14 @@ INTERRUPTED = 130
 Command = Callable[..., Any]
 
 
+exact_option = click.option(
+    "--exact",
+    is_flag=True,
+    default=None,
+    help="On the host: convolve by plain products alone, without the faster algorithms that round more.",
+)
+
+
 def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """A decorator that adds these click options and arguments, in this order."""
 
@@ -81,6 +89,18 @@ def network_named(name: str, batch: int, rules: str = "ours") -> Network:
         raise click.UsageError(str(error)) from error
 
 
+def with_kernels(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a plan, with the kernel set itself in place of --exact; or a usage error."""
+    others = {name: value for name, value in options.items() if name != "exact"}
+    if not options.get("exact"):
+        return others
+    from vdnn.kernels.numpy import NumpyKernels
+
+    if options["kernels"] == "cudnn4" or (options["rules"] == "paper" and options["kernels"] is None):
+        raise click.UsageError("--exact is for the kernel set numpy, not for cudnn4")
+    return others | {"kernels": NumpyKernels(options["threads"], exact=True)}
+
+
 def setting_of(options: dict[str, Any], *policies: str) -> tuple[Setting, dict[str, str]]:
     """(what the options of a plan stand for, {op: algorithm}); built once, whatever is then planned for it.
 
@@ -89,7 +109,7 @@ def setting_of(options: dict[str, Any], *policies: str) -> tuple[Setting, dict[s
     from vdnn.memory.policy import rewrites_of
     from vdnn.setting import choose_algorithms, make_setting
 
-    others = {k: v for k, v in options.items() if k not in ("network", "batch", "algorithms")}
+    others = {k: v for k, v in with_kernels(options).items() if k not in ("network", "batch", "algorithms")}
     if options["rewrites"] is None and options["rules"] == "ours":
         others["rewrites"] = [name for policy in policies for name in rewrites_of(policy)] or None
     network = network_named(options["network"], options["batch"], options["rules"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vdnn.commands import leave, network_named, usage_errors
+from vdnn.commands import leave, network_named, usage_errors, with_kernels
 from vdnn.commands.plan import setting_options
 
 
@@ -39,6 +39,7 @@ def fit(names: tuple[str, ...], budget: str | None, vary: str, as_json: bool, **
     if is_relative(budget):
         raise click.UsageError(f"--budget {budget}: it changes with the {vary}; give bytes, or a share such as 80%")
     network_named(options["network"], options["batch"], options["rules"])  # a wrong name is a usage error
+    options = with_kernels(options)
     with usage_errors():
         for name in names:
             get(name)

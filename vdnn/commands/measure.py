@@ -1,4 +1,6 @@
-"""`vdnn measure`: record the times of a network's ops on a device, as a file that plans can be simulated with."""
+"""`vdnn measure`: time a network's ops on this machine: for its table, which decides what runs here from then on, or
+with --out as a file of whole steps that plans can be simulated with, anywhere.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,15 @@ import os
 import platform
 import secrets
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, bandwidth, leave, network_named, usage_errors, with_options
+from vdnn.commands import INTERRUPTED, bandwidth, exact_option, leave, network_named, usage_errors, with_options
 from vdnn.commands.train import OPTIMIZERS, failures
+from vdnn.memory.op_times import processor
 
 if TYPE_CHECKING:
     from vdnn.memory.cost import Measured
@@ -28,46 +31,98 @@ ALGORITHMS = ("performance", "memory", "all")
 
 options = with_options(
     click.argument("network"),
-    click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."),
+    click.option(
+        "--out",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Run whole steps instead, and write all times to this file, to plan with.",
+    ),
+    click.option("--again", is_flag=True, help="Time what is in the table as well."),
     click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples per step."),
     click.option(
         "--algorithms",
         type=click.Choice(ALGORITHMS),
-        default="all",
-        show_default=True,
-        help="Which to time of each op: to plan with the file, by a policy that chooses, takes all of them.",
+        help="For --out, which to time of each op: to plan by a policy that chooses takes all of them.  [default: all]",
     ),
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="momentum", show_default=True),
     click.option(
-        "--device", type=click.Choice(["host", "cuda"]), default="host", show_default=True, help="The CPU or a GPU."
+        "--device",
+        type=click.Choice(["host", "cuda"]),
+        default="host",
+        show_default=True,
+        help="The CPU or, for --out, a GPU.",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation, on the host."),
-    click.option("--link-bandwidth", help="On the host: slow copies down to so much a second each way: 2GB, 500MiB."),
+    exact_option,
+    click.option(
+        "--link-bandwidth", help="For --out, on the host: slow copies down to so much a second each way: 2GB, 500MiB."
+    ),
     click.option(
         "--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Runs whose medians are taken."
     ),
 )
 
 
-@click.command(short_help="Record the times of a network's ops on this machine.")
+@click.command(short_help="Time a network's ops on this machine.")
 @options
-def measure(network: str, out: Path, batch: int, algorithms: str, repeats: int, **given: Any) -> None:
-    """Record how long each op of a training step of NETWORK takes on this machine, and its copies, to plan with.
+def measure(
+    network: str, out: Path | None, again: bool, batch: int, algorithms: str | None, repeats: int, **given: Any
+) -> None:
+    """Time every op of a training step of NETWORK on this machine, by every algorithm, each shape once.
 
-    NETWORK is a name, such as digits_vgg, or module:function.  The medians of several runs go to the file --out, which
-    `vdnn.measured` reads.  Ctrl-C ends after the round that runs, and writes the medians until then; press it again to
-    write nothing.
+    NETWORK is a name, such as digits_vgg, or module:function.  The times go to a table in the user's cache folder, by
+    which algorithms are chosen and steps are planned on this machine from then on.  What the table has is not timed
+    again.  Ctrl-C keeps what was timed until then.
+
+    With --out whole steps are run instead, and copies with them, and the medians of all rounds go to a file, which
+    `vdnn.measured` reads: to plan with anywhere.  It changes no table.  Ctrl-C ends after the round that runs, and
+    writes the medians until then; press it again to write nothing.
     """
     with failures(False):
         with usage_errors():
+            _check_mode(out, again, algorithms, given)
             device = _device_options(given)
             net = network_named(network, batch)
-            check_writable(out)
-            made = Bench(net, given["device"], given["optimizer"], **device)
-        with closing(made) as bench:
-            rounds, stopped = _recorded(bench, algorithms, repeats)
-            if rounds:
-                write_whole(out, bench.cost(rounds, algorithms).to_json())
+        if out is None:
+            _fill_table(net, given["optimizer"], device, repeats, again)
+        else:
+            _write_file(net, out, algorithms or "all", repeats, given, device)
+
+
+def _check_mode(out: Path | None, again: bool, algorithms: str | None, given: dict[str, Any]) -> None:
+    """Refuse options of the other of the two things that the command does."""
+    if out is not None and again:
+        raise click.UsageError("--again is for the table; --out times everything anyway")
+    if out is None and given["device"] == "cuda":
+        raise click.UsageError("--device cuda is for --out; a GPU's algorithms are timed when they are first asked for")
+    for name, value in (("algorithms", algorithms), ("link-bandwidth", given["link_bandwidth"])):
+        if out is None and value is not None:
+            raise click.UsageError(f"--{name} {value} is for --out; the table has all algorithms, and no copies")
+
+
+def _fill_table(net: Network, optimizer: str, options: dict[str, Any], repeats: int, again: bool) -> None:
+    from vdnn.commands.measure_table import fill, host_device, table_of
+    from vdnn.memory.alone import questions
+
+    with usage_errors():
+        device = host_device(net, optimizer, options)
+        table, every = table_of(device), questions(device)
+    filled, stopped = fill(device, table, every, repeats, again)
+    if stopped:
+        leave(f"stopped: {filled}; they are kept", INTERRUPTED)
+    where = f"on {processor()}, {device.kernels.threads} threads, measured"
+    click.echo(f"{net.name}, batch {net.batch}: {filled}, {where}\n{table.folder}")
+
+
+def _write_file(
+    net: Network, out: Path, algorithms: str, repeats: int, given: dict[str, Any], options: dict[str, Any]
+) -> None:
+    with usage_errors():
+        check_writable(out)
+        made = Bench(net, given["device"], given["optimizer"], **options)
+    with closing(made) as bench:
+        rounds, stopped = _recorded(bench, algorithms, repeats)
+        if rounds:
+            write_whole(out, bench.cost(rounds, algorithms).to_json())
     if stopped:
         written = "has their medians" if rounds else "was not written"
         leave(f"stopped after {len(rounds)} of {repeats} rounds: {out} {written}", INTERRUPTED)
@@ -76,7 +131,7 @@ def measure(network: str, out: Path, batch: int, algorithms: str, repeats: int, 
 
 def _device_options(given: dict[str, Any]) -> dict[str, Any]:
     """Options of Trainer that the device takes; those of the host are refused for a GPU."""
-    found = {name: given[name] for name in ("threads", "link_bandwidth") if given[name] is not None}
+    found = {name: given[name] for name in ("threads", "exact", "link_bandwidth") if given[name] is not None}
     if found and given["device"] == "cuda":
         raise click.UsageError(f"--{next(iter(found)).replace('_', '-')} is for --device host")
     if "link_bandwidth" in found:
@@ -193,14 +248,6 @@ class Bench:
     def close(self) -> None:
         """Give back what the device holds."""
         self.trainer.close()
-
-
-def processor() -> str:
-    """The processor's name, as well as the system knows it."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # ---- the file

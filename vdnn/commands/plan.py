@@ -13,6 +13,7 @@ from vdnn.commands import (
     byte_lines,
     check_writable,
     ending,
+    exact_option,
     leave,
     setting_of,
     share,
@@ -61,6 +62,7 @@ setting_options = with_options(
         help="Whose algorithms and workspaces.  [default: numpy; under --rules paper cudnn4]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation on a CPU."),
+    exact_option,
     click.option(
         "--rewrites",
         help="Exact changes of the step: all, standard, none, names, or all-relu_mask and the like.  [default: plan: "

@@ -164,6 +164,9 @@ class Session:
         figures |= {"arena_bytes": arena, "fits": arena <= trainer.budget_bytes, "time": "measured"}
         copies = sum(self.copy_seconds)
         return figures | {
+            "ops": len(trainer.plan.tape.ops),
+            "measured_ops": trainer.measured_ops,
+            "algorithms_by": trainer.algorithms_by,
             "measured_peak_bytes": trainer.measured_peak_bytes,
             "step_seconds": median(self.step_seconds) if self.step_seconds else None,
             "copy_seconds": median(self.copy_seconds) if self.copy_seconds else None,
@@ -187,6 +190,13 @@ def _epoch_figures(epoch: Epoch) -> dict[str, Any]:
     return {**rate, "test_loss": epoch.test.loss, "test_accuracy": epoch.test.accuracy}
 
 
+def _chosen(figures: dict[str, Any]) -> str:
+    """By what the algorithms were chosen."""
+    timed = f"measured times of {figures['measured_ops']} of {figures['ops']} ops"
+    by = {"given": "as they were given", "published": "chosen by published rates", "measured": f"chosen by {timed}"}
+    return by[figures["algorithms_by"]]
+
+
 def report(figures: dict[str, Any]) -> str:
     """The figures for people."""
     accuracy = figures["test_accuracy"]
@@ -196,7 +206,7 @@ def report(figures: dict[str, Any]) -> str:
     lines = [
         "",
         f"{figures['network']}, {batch}, {figures['optimizer']}, on {where}",
-        f"{figures['policy']} with algorithms {figures['algorithms']}",
+        f"{figures['policy']} with algorithms {figures['algorithms']}, {_chosen(figures)}",
         f"steps {figures['steps']}, threads {figures['threads']}, times measured",
         *tested,
         "",

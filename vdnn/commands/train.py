@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, bandwidth, leave, network_named, usage_errors, with_options
+from vdnn.commands import INTERRUPTED, bandwidth, exact_option, leave, network_named, usage_errors, with_options
 from vdnn.commands.searching import robust_option, searching_as_asked, seconds_option, telling
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ options = with_options(
         "--math", type=click.Choice(["fp32", "tf32"]), help="On a GPU: its tensor cores or not.  [default: fp32]"
     ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads that share one operation."),
+    exact_option,
     click.option(
         "--micro-batches",
         type=click.IntRange(min=1),
@@ -160,11 +161,11 @@ def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, d
 
 def _check_device(given: dict[str, Any], device: str) -> None:
     """Refuse options of another kind of device than the one that will be used."""
-    others = ("math",) if device == "host" else ("threads", "link_bandwidth")
+    others = ("math",) if device == "host" else ("threads", "exact", "link_bandwidth")
     for name in others:
         if given[name] is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} {given[name]} is for --device {'cuda' if device == 'host' else 'host'}")
+            option = f"--{name.replace('_', '-')}" + (f" {given[name]}" if given[name] is not True else "")
+            raise click.UsageError(f"{option} is for --device {'cuda' if device == 'host' else 'host'}")
 
 
 def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         if not math.isfinite(given["learning_rate"]):
             raise click.UsageError(f"--learning-rate {given['learning_rate']} is no number")
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
-    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads", "micro_batches", "allow_coupled")
+    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads", "exact", "micro_batches", "allow_coupled")
     arguments = {name: given[name] for name in named if given[name] is not None}
     if given["device"] is not None:
         arguments["device"] = given["device"]

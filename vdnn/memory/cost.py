@@ -43,6 +43,12 @@ class Cost(Protocol):
         """Seconds to copy `nbytes`; `kind` is offload (device to host) or prefetch (host to device)."""
 
 
+def is_measured(cost: Cost, tape: Tape, op: Op, algorithm: str) -> bool:
+    """Whether the time of an op was measured on the device that the model is of: its kernels say so, or the model."""
+    asked = getattr(cost, "is_measured", None)
+    return op.algorithm(algorithm).seconds > 0 or (asked is not None and bool(asked(tape, op, algorithm)))
+
+
 CORES = {70: 64, 72: 64, 75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
 ATTAINED = 0.8  # of the published rates: supposed, for ops that are not measured, and that memory bounds
 

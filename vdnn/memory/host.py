@@ -15,8 +15,9 @@ import numpy as np
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers.base import Array
 from vdnn.memory.bind import Bound, host_view
-from vdnn.memory.cost import Cost, roofline
+from vdnn.memory.cost import Cost
 from vdnn.memory.device import Device
+from vdnn.memory.host_cost import host_cost
 from vdnn.memory.plan import Plan, Step
 from vdnn.memory.poison import Poison
 from vdnn.memory.streams import Entry, Program, Run, Streams
@@ -54,6 +55,7 @@ class HostDevice(Device):
     network         gives the layers' methods
     optimizer       gives `update`; None for plans without updates
     threads         workers that share one operation; plans must be made for the same number
+    exact           convolve by plain products alone (vdnn.kernels.numpy.conv); plans must be made for the same
     link_bandwidth  bytes per second each way; None: as fast as memory copies are.  Lower, it lets overlap be studied
     poison          overwrite freed bytes, so that a use after free gives NaN (default: whether VDNN_SANITIZE is 1)
     delay           seconds to sleep before a step, as a function of it: to provoke races in tests
@@ -69,6 +71,7 @@ class HostDevice(Device):
         optimizer: Any = None,
         *,
         threads: int | None = None,
+        exact: bool = False,
         link_bandwidth: float | None = None,
         poison: bool | None = None,
         delay: Callable[[Step], float] | None = None,
@@ -76,9 +79,10 @@ class HostDevice(Device):
     ) -> None:
         if link_bandwidth is not None and link_bandwidth <= 0:
             raise ValueError(f"link_bandwidth={link_bandwidth}: bytes per second, more than 0")
-        super().__init__(network, optimizer, NumpyKernels(threads), poison, delay, checked)
+        super().__init__(network, optimizer, NumpyKernels(threads, exact), poison, delay, checked)
         self.link_bandwidth = link_bandwidth
         self.streams = Streams()
+        self._cost: tuple[Any, Cost] | None = None  # of which optimizer
         self._programs: dict[int, tuple[Program, Poison | None]] = {}
         self._take(0, 0)
 
@@ -100,8 +104,13 @@ class HostDevice(Device):
 
     @property
     def cost(self) -> Cost:
-        """The published figures of a CPU."""
-        return roofline("host")
+        """The times of `vdnn measure` on this machine; the published figures of a CPU for what was not timed.
+
+        The table is read once, so that a device always decides alike.
+        """
+        if self._cost is None or self._cost[0] is not self.optimizer:
+            self._cost = self.optimizer, host_cost(self.network, self.kernels, self.optimizer)
+        return self._cost[1]
 
     def limit(self, budget: int) -> None:
         """Nothing to do: making a plan takes no memory of the arena's kind."""

@@ -183,7 +183,7 @@ class SearchCache:
             path = self.folder / f"{found.budget}-{self.objective[:8]}-smallest.json"
         data = {"format": FORMAT, "step": self.folder.name, "objective": self.objective, **_to_json(found)}
         with suppress(OSError, ValueError, TypeError):
-            _replace(path, json.dumps(data, allow_nan=False))
+            replace_file(path, json.dumps(data, allow_nan=False))
 
     def _read(self, path: Path) -> Stored | None:
         """What the file says; None if there is none, or if it is none of this step and objective."""
@@ -256,7 +256,7 @@ def _checked(value: Any, kind: Callable[[Any], Any]) -> Any:
     return kind(value)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Put a file in its place at once, so that nobody reads half of it.  Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
