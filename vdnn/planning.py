@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vdnn.fitting import Advice, BudgetError, least_budget, least_plan
+from vdnn.host_budgets import HostBudgetError, check_host_budget
 from vdnn.memory import policy as policies
 from vdnn.memory.cost import Cost, roofline
 from vdnn.memory.decisions import Decisions
@@ -18,7 +19,7 @@ from vdnn.setting import AnyPolicy, Choice, choose_algorithms, make_setting, nam
 from vdnn.tape import Tape
 from vdnn.units import parse_bytes
 
-__all__ = ["Advice", "BudgetError", "budget_bytes", "least_budget", "least_plan", "plan", "summary"]
+__all__ = ["Advice", "BudgetError", "HostBudgetError", "budget_bytes", "least_budget", "least_plan", "plan", "summary"]
 
 
 def plan(
@@ -40,6 +41,7 @@ def plan(
     rewrites: str | Iterable[str] | None = None,
     micro_batches: int | None = None,
     allow_coupled: bool = False,
+    host_budget: int | str | None = None,
     verify: bool = True,
 ) -> Plan:
     """The plan of one training step, with every byte and every wait decided.
@@ -64,7 +66,11 @@ def plan(
                 less memory, equal results but for rounding (vdnn.micro_batches).  Default: the policy's choice; of all
                 by name only search and modnn choose more than 1
     allow_coupled  parts even where results then differ, since batch norm takes the statistics of each by itself
-    Raises BudgetError if the budget is too small; it says what would fit.  MicroBatchError or LayerError if the batch
+    host_budget  bytes that the host slab may take: a number or "2GiB".  What is offloaded beyond that goes to disk
+                (vdnn.memory.tiers); inputs and results stay in host memory.  0: as few as there can be.  None: any
+                number, and nothing goes to disk
+    Raises BudgetError if the budget is too small; it says what would fit.  HostBudgetError if inputs and results alone
+    are larger than the host budget.  MicroBatchError or LayerError if the batch
     cannot come in so many parts.
     """
     if rewrites is None and rules == "ours" and isinstance(network, Network):
@@ -85,12 +91,14 @@ def plan(
         rewrites,
         micro_batches,
         allow_coupled,
+        host_budget,
     )
     chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
     made = setting.make(policy, chosen)
     limited = budget is not None or not isinstance(policy, (Mapping, Decisions))
     if limited and made.arena_bytes > setting.budget:
         raise BudgetError(setting, policy, chosen, made)
+    check_host_budget(made)
     if verify:
         verify_plan(made)
     return made
@@ -130,11 +138,14 @@ def summary(
         "count": plan.tape.count,
         "rewrites": list(plan.tape.rewrites),
         "budget_bytes": budget,
-        "fits": plan.arena_bytes <= budget,
+        "host_budget_bytes": plan.decisions.host_budget,
+        "fits": plan.arena_bytes <= budget and plan.is_within_host,
         "peak_bytes": plan.peak_bytes,
         "average_bytes": trace.average_bytes,
         "arena_bytes": plan.arena_bytes,
         "host_bytes": plan.host_bytes,
+        "disk_bytes": plan.disk_bytes,
+        "spilled": [plan.tape.buffers[name].tensors[-1].name for name in plan.spilled],
         "offloaded_bytes": plan.offloaded_bytes,
         "floor_bytes": whole.floor_bytes,
         "time": trace.kind,

@@ -48,6 +48,7 @@ class Setting:
     rules: str = "ours"
     allow_coupled: bool = False
     may_split: bool = True
+    host_budget: int | None = None
 
     def make(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Plan:
         """The plan under `policy`, whether it fits the budget or not."""
@@ -59,11 +60,13 @@ class Setting:
     def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Decided:
         """What the policy says: its name, its tape and its resolved decisions."""
         if isinstance(policy, (Mapping, Decisions)):
-            return Decided("", self.tape, under(self.rules, resolve(policy, self.tape, algorithms)))
+            given = resolve(policy, self.tape, algorithms)
+            return Decided("", self.tape, under(self.rules, given, self.host_budget))
         is_free = self.may_split and self.network is not None and self.tape.purpose == "step"
         variant = self.in_parts if is_free else None
-        decided = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, self.rules, variant)
-        return replace(decided, decisions=under(self.rules, decided.decisions))
+        about = self.rules, variant, self.host_budget
+        decided = policies.decide(policy, self.tape, self.budget, self.cost, algorithms, *about)
+        return replace(decided, decisions=under(self.rules, decided.decisions, self.host_budget))
 
     def in_parts(self, micro_batches: int) -> Tape:
         """The tape of the same step in that many sub-batches.  Raises MicroBatchError or LayerError."""
@@ -100,11 +103,13 @@ def make_setting(
     rewrites: str | Iterable[str] | None = None,
     micro_batches: int | None = None,
     allow_coupled: bool = False,
+    host_budget: int | str | None = None,
 ) -> Setting:
     """The tape, the cost model and the budget that these arguments of `plan` stand for.
 
     micro_batches   of the tape; None: one part, and a policy may choose more
     rewrites   of the tape (vdnn.rewrites); None: the standard ones, and under the paper's rules those of the paper
+    host_budget   bytes of host memory, or text, for what is offloaded; 0: as few as there can be; None: any number
     Raises SettingError, RewriteError, or ValueError for arguments that contradict a tape, or kernels, that were given;
     what vdnn.micro_batches.check_parts raises for sub-batches that there cannot be.
     """
@@ -119,12 +124,13 @@ def make_setting(
     wanted = None if rewrites is None else checked(rewrites)
     cost = roofline(hardware) if cost is None else cost
     allowed = cost.memory_bytes if budget is None else parse_bytes(budget, cost.memory_bytes)
+    host_bytes = None if host_budget is None else parse_bytes(host_budget, least=0)
     if isinstance(network, Tape):
         if batch not in (None, network.batch):
             raise ValueError(f"a tape is for one batch size, here {network.batch}; pass the network for batch={batch}")
         named = getattr(kernels, "name", kernels)
         _check_tape(network, optimizer, threads, purpose, count, rules, named, wanted, micro_batches)
-        return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules)
+        return Setting(network, None, kernels, optimizer, cost, allowed, undo, rules, host_budget=host_bytes)
     if not isinstance(network, Network):
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
     if kernels is None or isinstance(kernels, str):
@@ -143,7 +149,8 @@ def make_setting(
     parts = {"micro_batches": micro_batches or 1, "allow_coupled": allow_coupled}
     tape = _build(network, kernels, optimizer, purpose, wanted, count, **parts)
     may_split = micro_batches is None
-    return Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled, may_split)
+    made = Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled, may_split)
+    return replace(made, host_budget=host_bytes)
 
 
 def _build(

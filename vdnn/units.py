@@ -17,8 +17,8 @@ class UnitError(ValueError):
     """An amount that cannot be read; the message says what can."""
 
 
-def parse_bytes(amount: int | str, total: int | None = None) -> int:
-    """Bytes that `amount` stands for; a percentage is of `total`.  Raises UnitError.
+def parse_bytes(amount: int | str, total: int | None = None, least: int = 1) -> int:
+    """Bytes that `amount` stands for, `least` or more; a percentage is of `total`.  Raises UnitError.
 
     >>> parse_bytes("1.5KiB"), parse_bytes("8GB"), parse_bytes("80%", total=1000)
     (1536, 8000000000, 800)
@@ -26,7 +26,7 @@ def parse_bytes(amount: int | str, total: int | None = None) -> int:
     if isinstance(amount, bool) or not isinstance(amount, (int, str)):
         raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
     if isinstance(amount, int):
-        return _positive(amount, amount)
+        return _at_least(least, amount, amount)
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*|%)\s*", amount)
     if not found:
         raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
@@ -36,15 +36,15 @@ def parse_bytes(amount: int | str, total: int | None = None) -> int:
             raise UnitError(f"{amount!r}: a percentage needs a hardware or device whose memory it is of")
         if float(number) > 100:
             raise UnitError(f"{amount!r}: a share of the memory is at most 100%")
-        return _positive(int(total * float(number) / 100), amount)
+        return _at_least(least, int(total * float(number) / 100), amount)
     if unit and unit.lower() not in _BY_LOWER_NAME:
         raise UnitError(f"{amount!r}: no unit {unit!r}; units are {', '.join(UNITS)} and %")
-    return _positive(round(float(number) * _BY_LOWER_NAME[unit.lower() or "b"]), amount)
+    return _at_least(least, round(float(number) * _BY_LOWER_NAME[unit.lower() or "b"]), amount)
 
 
-def _positive(count: int, amount: int | str) -> int:
-    if count <= 0:
-        raise UnitError(f"{amount!r}: memory is more than 0 bytes")
+def _at_least(least: int, count: int, amount: int | str) -> int:
+    if count < least:
+        raise UnitError(f"{amount!r}: memory is {'more than 0' if least else 'no less than 0'} bytes")
     return count
 
 

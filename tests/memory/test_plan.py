@@ -61,8 +61,8 @@ def test_a_step_prints_short_and_reads_back(step, text):
     [
         ("compute alloc", "not a step: 'compute alloc'"),
         ("compute alloc a @x", "not a step: 'compute alloc a @x'"),
-        ("compute recompute a", "no such kind of step or stream: 'compute recompute a'"),
-        ("copy offload a @0", "no such kind of step or stream: 'copy offload a @0'"),
+        ("compute recompute a", "no such kind of step, stream or tier: 'compute recompute a'"),
+        ("copy offload a @0", "no such kind of step, stream or tier: 'copy offload a @0'"),
     ],
 )
 def test_what_is_no_step_is_refused(text, message):

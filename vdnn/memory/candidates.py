@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from vdnn.memory.cost import Cost
-from vdnn.memory.decisions import Decisions, resolve
+from vdnn.memory.decisions import OFFLOAD, Decisions, resolve
 from vdnn.memory.order import order
 from vdnn.memory.place import place
 from vdnn.memory.plan import Plan
 from vdnn.memory.simulate import simulate
+from vdnn.memory.tiers import tiers_of
 from vdnn.memory.trial import sketch
 from vdnn.tape import Tape
 
@@ -77,6 +78,11 @@ class Candidates:
     def elapsed(self) -> float:
         """Seconds since the beginning."""
         return time.monotonic() - self.begun
+
+    def tiers_if_moved(self, tape: Tape) -> dict[str, str]:
+        """{buffer: "disk"} of what goes there if everything that backward reads is offloaded."""
+        moved = Decisions(dict.fromkeys((t.name for t in tape.saved), OFFLOAD))
+        return tiers_of(sketch(tape, self.finish(resolve(moved, tape, {}))))
 
     def lay_out(self, tape: Tape, decisions: Decisions, origin: str) -> int:
         """Bytes of the arena of these decisions' plan, which is simulated if it fits; of its peak if that is larger."""

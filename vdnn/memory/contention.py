@@ -6,8 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vdnn.memory.cost import copy_of
 from vdnn.memory.hardware import Contention as Contention
-from vdnn.memory.plan import STREAMS, Plan, PlanError
+from vdnn.memory.plan import DISK, STREAMS, Plan, PlanError
 from vdnn.memory.trace import COPIES, Event
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def contended(plan: Plan, cost: Cost, contention: Contention) -> list[Event]:
     slows: what is done of it grows linearly, by a rate that changes when other work begins or ends.  The time between
     two such changes is found exactly, so the cost is that of steps times streams, whatever the times are.
 
+    A copy to or from disk neither slows nor is slowed: direct I/O is the drive's work, and takes neither a core nor much
+    of a link.
+
     Raises PlanError if steps wait for each other, so that none of them can begin.
     """
     return _Simulation(plan, cost, contention).run()
@@ -30,6 +34,7 @@ def contended(plan: Plan, cost: Cost, contention: Contention) -> list[Event]:
 class _Task:
     """A step under way.
 
+    kind    that of the step, or disk for a copy to or from there
     work    seconds of work that follow the latency; None once it has begun
     left    seconds at full rate that remained of the latency, or of the work, at time `since`
     rate    what is done per second from then on
@@ -59,7 +64,7 @@ class _Simulation:
 
     def __init__(self, plan: Plan, cost: Cost, contention: Contention) -> None:
         self.plan, self.cost, self.contention = plan, cost, contention
-        self.latency = {kind: cost.copy_seconds(0, kind) for kind in COPIES}
+        self.latency: dict[tuple[str, str], float] = {}  # of a copy, {(kind, tier): seconds}
         self.launch = getattr(cost, "launch_seconds", 0.0)
         self.now = 0.0
         self.start = [0.0] * len(plan.steps)
@@ -104,12 +109,16 @@ class _Simulation:
             took = self.cost.op_seconds(plan.tape, op, step.algorithm)
             latency = min(op.launches * self.launch, took)
         elif step.kind in COPIES:
-            took = self.cost.copy_seconds(plan.payload(step.name), step.kind)
-            latency = min(self.latency[step.kind], took)
+            took = copy_of(self.cost, plan.payload(step.name), step.kind, step.tier)
+            how = step.kind, step.tier
+            if how not in self.latency:
+                self.latency[how] = copy_of(self.cost, 0, *how)
+            latency = min(self.latency[how], took)
         else:
             self.finish[index] = self.now
             return
-        self.running[step.stream] = _Task(index, step.kind, took - latency, latency, self.now)
+        kind = DISK if step.tier == DISK else step.kind
+        self.running[step.stream] = _Task(index, kind, took - latency, latency, self.now)
 
     def _end(self) -> None:
         """Finish what ends now; of a step whose latency is over, begin the work."""
@@ -124,7 +133,7 @@ class _Simulation:
 
     def _set_rates(self) -> None:
         rules = self.contention
-        working = [task for task in self.running.values() if task.work is None]
+        working = [task for task in self.running.values() if task.work is None and task.kind != DISK]
         copies = sum(task.kind in COPIES for task in working)
         computes = copies < len(working)
         sharers = 1 if rules.duplex else copies

@@ -39,8 +39,40 @@ class Cost(Protocol):
     def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
         """Seconds that `op` takes by the algorithm of that name."""
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
-        """Seconds to copy `nbytes`; `kind` is offload (device to host) or prefetch (host to device)."""
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
+        """Seconds to copy `nbytes`; `kind` is offload (from the device) or prefetch (to it), `tier` is host (to or from
+        host memory) or disk (the spill file).  A model of one's own need not take `tier` where nothing goes to disk.
+        """
+
+
+def copy_of(cost: Cost, nbytes: int, kind: str, tier: str = "") -> float:
+    """Seconds of a copy; `tier` as a plan's step has it, "" being host memory."""
+    return cost.copy_seconds(nbytes, kind, tier) if tier == "disk" else cost.copy_seconds(nbytes, kind)
+
+
+@dataclass(frozen=True)
+class FastestTier:
+    """The same times, but every copy goes where it is the fastest: no plan's copies take less."""
+
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """That of the times."""
+        return self.cost.name
+
+    @property
+    def memory_bytes(self) -> int:
+        """Device memory."""
+        return self.cost.memory_bytes
+
+    def op_seconds(self, tape: Tape, op: Op, algorithm: str) -> float:
+        """Seconds that `op` takes."""
+        return self.cost.op_seconds(tape, op, algorithm)
+
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
+        """Seconds to copy `nbytes` that way, whatever the tier."""
+        return min(copy_of(self.cost, nbytes, kind, tier) for tier in ("host", "disk"))
 
 
 def is_measured(cost: Cost, tape: Tape, op: Op, algorithm: str) -> bool:
@@ -107,9 +139,9 @@ class DeviceCost:
         """As measured, if the algorithm says; else by the rates."""
         return op.algorithm(algorithm).seconds or self.rates.op_seconds(tape, op, algorithm)
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
-        """Seconds to copy `nbytes` that way."""
-        return self.rates.copy_seconds(nbytes, kind)
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
+        """Seconds to copy `nbytes` that way; to or from disk as the rates suppose."""
+        return self.rates.copy_seconds(nbytes, kind, tier)
 
 
 # Facts that must be those of a tape, where they are known
@@ -122,6 +154,7 @@ class Measured:
 
     link     gives what was not measured: the time of copies, the memory, the contention
     copies   the link as measured, in place of `link`'s
+    disk     the drive with the spill file as measured, in place of `link`'s
     memory   bytes of the device, in place of `link`'s
     slowing  what copies and compute at one time cost each other, in place of `link`'s contention
     about    facts in free text: device, versions, date, threads
@@ -134,6 +167,7 @@ class Measured:
     memory: int | None = None
     slowing: Contention | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    disk: Copies | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -160,15 +194,18 @@ class Measured:
             raise CostError(f"{self.name} has no time for {shown}")
         return found
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
         """Seconds to copy `nbytes`: by the measured rates, or as `link` has it."""
-        return (self.copies.seconds if self.copies else self.link.copy_seconds)(nbytes, kind)
+        measured = self.disk if tier == "disk" else self.copies
+        return measured.seconds(nbytes, kind) if measured else copy_of(self.link, nbytes, kind, tier)
 
     def to_json(self) -> str:
         """The times, and what else was measured, as one JSON object that `measured` reads."""
         data: dict[str, Any] = {"format": FORMAT, "name": self.name, "seconds": dict(self.seconds)}
         if self.copies:
             data["copy"] = asdict(self.copies)
+        if self.disk:
+            data["disk"] = asdict(self.disk)
         if self.memory is not None:
             data["memory_bytes"] = self.memory
         if self.slowing:
@@ -187,14 +224,15 @@ def measured(
     memory_bytes: int | None = None,
     contention: Contention | Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    disk: Copies | Mapping[str, Any] | None = None,
 ) -> Measured:
     """The cost model of a table {op's name or (op's name, algorithm): seconds}, or of the JSON file with one.
 
     link    hardware, or a cost model, that gives what was not measured
-    copy, memory_bytes, contention, about   what was measured besides, see Measured; they replace those of a file
+    copy, memory_bytes, contention, about, disk   what was measured besides, see Measured; they replace those of a file
     Raises CostError for what is no such table, and for figures that cannot be.
     """
-    given = {"copy": copy, "memory_bytes": memory_bytes, "contention": contention, "about": about}
+    given = {"copy": copy, "memory_bytes": memory_bytes, "contention": contention, "about": about, "disk": disk}
     if isinstance(table, (str, Path)):
         data = _read(Path(table))
         times, name = data["seconds"], data["name"]
@@ -221,7 +259,9 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _figures(given: Mapping[str, Any]) -> tuple[Copies | None, int | None, Contention | None, Mapping[str, Any]]:
+def _figures(
+    given: Mapping[str, Any],
+) -> tuple[Copies | None, int | None, Contention | None, Mapping[str, Any], Copies | None]:
     memory, about = given["memory_bytes"], given["about"] or {}
     if memory is not None:
         require_bytes(memory)
@@ -229,7 +269,8 @@ def _figures(given: Mapping[str, Any]) -> tuple[Copies | None, int | None, Conte
     for fact, value in about.items():
         require(isinstance(fact, str), "a fact's name", fact, "text")
         require(isinstance(value, (str, bool)) or is_number(value), fact, value, "text or a number")
-    return _record(Copies, given["copy"], "copy"), memory, _record(Contention, given["contention"], "contention"), about
+    copies, disk = (_record(Copies, given[name], name) for name in ("copy", "disk"))
+    return copies, memory, _record(Contention, given["contention"], "contention"), about, disk
 
 
 Record = TypeVar("Record", Copies, Contention)

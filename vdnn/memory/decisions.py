@@ -23,6 +23,8 @@ class Fate(StrEnum):
 
 
 RETURNS = ("once", "each")
+TIERS = ("host", "disk")
+ON_DISK = (Role.FEATURE, Role.WEIGHT, Role.STATE, Role.STATISTICS)  # what may go there: of the last three, undo copies
 CHOICES: Mapping[str, tuple[Any, Any]] = {
     "lifetimes": ("sliding", "network"),
     "sync": ("bytes", "layer"),
@@ -63,6 +65,10 @@ class Decisions:
                 allocated for the whole step, gradient maps and workspaces in shared slots (the paper's baseline, IV-A)
     effort      how hard a tight layout is searched for (vdnn.memory.layout); 0: the first ones
     within      bytes: the first layout with an arena of at most these is taken, even if a tighter one could be found
+    tiers       {tensor: "host" or "disk"}: where what is offloaded goes, and undo copies of weights, states and
+                statistics: to host memory, or to the spill file.  For what is not named vdnn.memory.tiers has a rule
+    host_budget  bytes that the host slab may take, for that rule; None: any number.  0: as few as there can be, those
+                of inputs and results, which never go to disk
     """
 
     fates: Mapping[Any, Fate] = field(default_factory=dict)
@@ -76,6 +82,8 @@ class Decisions:
     lifetimes: str = "sliding"
     effort: int = EFFORT
     within: int = 0
+    tiers: Mapping[Any, str] = field(default_factory=dict)
+    host_budget: int | None = None
 
     @property
     def prefetch_stream(self) -> str:
@@ -117,7 +125,7 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
     for value in given:
         if value not in RETURNS:
             raise DecisionError(f"returns {value!r} is neither 'once' nor 'each'")
-    for what in ("fates", "algorithms"):
+    for what in ("fates", "algorithms", "tiers"):
         if not isinstance(getattr(decisions, what), Mapping):
             raise DecisionError(f"{what} is a mapping, not {getattr(decisions, what)!r:.80}")
     chosen = dict(algorithms)
@@ -139,6 +147,10 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
         within=_count("within", decisions.within, "bytes"),
         slack=_counts("slack", decisions.slack, tape),
         returns=_by_buffer(decisions.returns, tape),
+        tiers=_tiers(decisions.tiers, tape),
+        host_budget=None
+        if decisions.host_budget is None
+        else _count("host_budget", decisions.host_budget, "bytes"),
     )
 
 
@@ -162,9 +174,9 @@ def _fates(given: Mapping[Any, Any], tape: Tape) -> dict[str, Fate]:
     return fates
 
 
-def _known(key: Any, tape: Tape) -> Tensor:
+def _known(key: Any, tape: Tape, what: str = "fates") -> Tensor:
     if not isinstance(key, (str, Tensor)):
-        raise DecisionError(f"fates are keyed by tensors or their names, not {key!r}")
+        raise DecisionError(f"{what} are keyed by tensors or their names, not {key!r}")
     try:
         return tape.tensor(key)
     except KeyError as error:
@@ -180,6 +192,26 @@ def _check_fate(buffer: str, fate: Fate, tape: Tape) -> None:
             f"the fate of {buffer} cannot be {fate}: its role is {role}, and only feature maps and inputs may leave "
             "the device"
         )
+
+
+def _tiers(given: Mapping[Any, Any], tape: Tape) -> dict[str, str]:
+    results = {tape.buffer_of[name] for name in tape.results}
+    tiers: dict[str, str] = {}
+    for key, tier in given.items():
+        buffer = tape.buffer_of[_known(key, tape, "tiers").name]
+        if tier not in TIERS:
+            raise DecisionError(f"{tier!r} is no tier for {key}; tiers are {', '.join(TIERS)}")
+        role = tape.buffers[buffer].role
+        if role not in ON_DISK or buffer in results:
+            what = "it is a result" if buffer in results else f"its role is {role}"
+            raise DecisionError(
+                f"{buffer} has no tier: {what}, and only feature maps and undo copies have one; inputs and results are "
+                "in host memory"
+            )
+        if tiers.setdefault(buffer, tier) != tier:
+            names = ", ".join(t.name for t in tape.buffers[buffer].tensors)
+            raise DecisionError(f"{names} share bytes and cannot be both on {tiers[buffer]} and on {tier}")
+    return tiers
 
 
 def _counts(what: str, given: int | Mapping[str, int], tape: Tape) -> int | dict[str, int]:

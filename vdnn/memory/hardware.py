@@ -65,7 +65,8 @@ class Contention:
 
 @dataclass(frozen=True)
 class Copies:
-    """A link as it was measured: its rate each way, and the seconds that a copy of next to nothing takes.
+    """A link, or a drive with a spill file, as it was measured: its rate each way (a drive's of writing and of
+    reading), and the seconds that a copy of next to nothing takes.
 
     Raises CostError for what is no rate or no time.
     """
@@ -97,7 +98,9 @@ class Roofline:
     flops_per_second is that of plain fp32 arithmetic, in which everything is computed here; tensor cores do not count.
 
     A copy takes copy_latency_seconds and its bytes at the rate of its direction, offload being device to host; `duplex`
-    says whether both directions run at full rate at once.  Raises CostError for figures that cannot be.
+    says whether both directions run at full rate at once.  A copy to or from the spill file takes disk_latency_seconds
+    and its bytes at the drive's rate, all the way from the device or to it.  Raises CostError for figures that cannot
+    be.
     """
 
     name: str
@@ -110,12 +113,15 @@ class Roofline:
     copy_latency_seconds: float
     memory_bytes: int
     duplex: bool = True
+    disk_write_bytes_per_second: float = 1.8e9  # of the host in hardware.json, as its source there says
+    disk_read_bytes_per_second: float = 3.2e9
+    disk_latency_seconds: float = 1e-4
 
     def __post_init__(self) -> None:
         for name in _RATES:
             value = getattr(self, name)
             require(is_number(value) and value > 0, name, value, "a number above 0")
-        for name in ("launch_seconds", "copy_latency_seconds"):
+        for name in ("launch_seconds", "copy_latency_seconds", "disk_latency_seconds"):
             value = getattr(self, name)
             require(is_number(value) and 0 <= value < float("inf"), name, value, "a number of seconds")
         require_bytes(self.memory_bytes)
@@ -132,8 +138,11 @@ class Roofline:
         arithmetic = op.flops / (op.algorithm(algorithm).rate * self.flops_per_second)
         return max(arithmetic, moved / self.bytes_per_second) / self.attained + op.launches * self.launch_seconds
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
-        """Seconds to copy `nbytes`; `kind` is offload (device to host) or prefetch (host to device)."""
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
+        """Seconds to copy `nbytes`; `kind` is offload (to the host) or prefetch (back), `tier` host or disk."""
+        if tier == "disk":
+            rate = self.disk_write_bytes_per_second if kind == "offload" else self.disk_read_bytes_per_second
+            return nbytes / rate + self.disk_latency_seconds
         bandwidth = self.offload_bytes_per_second if kind == "offload" else self.prefetch_bytes_per_second
         return nbytes / bandwidth + self.copy_latency_seconds
 
@@ -144,6 +153,8 @@ _RATES = (
     "attained",
     "offload_bytes_per_second",
     "prefetch_bytes_per_second",
+    "disk_write_bytes_per_second",
+    "disk_read_bytes_per_second",
 )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from vdnn.collector import collector_paused
 from vdnn.memory.contention import Contention, contended
+from vdnn.memory.cost import copy_of
 from vdnn.memory.plan import STREAMS, Plan, Step
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import COPIES, Event, Trace
@@ -187,7 +188,7 @@ def _durations(plan: Plan, cost: Cost, factors: _Factors) -> list[Samples | None
         elif step.kind == "compute":
             found.append(factor * cost.op_seconds(tape, tape.ops[tape.index[step.name]], step.algorithm))
         else:
-            found.append(factor * cost.copy_seconds(plan.payload(step.name), step.kind))
+            found.append(factor * copy_of(cost, plan.payload(step.name), step.kind, step.tier))
     return found
 
 
@@ -238,7 +239,7 @@ class _Disturbed:
         """Seconds of the next run of `op`."""
         return self._cost.op_seconds(tape, op, algorithm) * self._factors["compute", op.name].pop()
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "") -> float:
         """Seconds of the next copy of so many bytes that way; those of none are the latency, which nothing disturbs."""
-        seconds = self._cost.copy_seconds(nbytes, kind)
+        seconds = copy_of(self._cost, nbytes, kind, tier)
         return seconds * self._factors[kind, nbytes].pop() if nbytes else seconds

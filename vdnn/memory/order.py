@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from vdnn.memory.decisions import Fate
-from vdnn.memory.plan import STREAMS, Plan, Step, workspace_of
+from vdnn.memory.plan import DISK, STREAMS, Plan, Step, workspace_of
+from vdnn.memory.tiers import sectors
 
 
 def order(plan: Plan) -> list[Step]:
@@ -16,7 +17,8 @@ def order(plan: Plan) -> list[Step]:
     others imply is left out, so none is redundant.
     """
     joins = _joins(plan) if plan.decisions.sync == "layer" else {}
-    device, host = SegmentMap(plan.arena_bytes), SegmentMap(plan.host_bytes)
+    device = SegmentMap(plan.arena_bytes)
+    hosts = {"": SegmentMap(plan.host_bytes), DISK: SegmentMap(plan.disk_bytes)}
     at: dict[str, int] = {}
     stream_of = [STREAMS.index(s.stream) for s in plan.steps]
     before: list[tuple[int, ...]] = []  # per step and stream, the last step that has surely finished when it has
@@ -31,7 +33,7 @@ def order(plan: Plan) -> list[Step]:
             continue
         mine = stream_of[i]
         latest = [-1] * len(STREAMS)
-        for segments, start, stop, is_write in _touched(step, plan, at, device, host):
+        for segments, start, stop, is_write in _touched(step, plan, at, device, hosts):
             for j in segments.access(start, stop, is_write, i, mine):
                 latest[stream_of[j]] = max(latest[stream_of[j]], j)
         for j in joins.get(i, ()):
@@ -67,7 +69,7 @@ def _joins(plan: Plan) -> dict[int, tuple[int, ...]]:
 
 
 def _touched(
-    step: Step, plan: Plan, at: dict[str, int], device: SegmentMap, host: SegmentMap
+    step: Step, plan: Plan, at: dict[str, int], device: SegmentMap, hosts: Mapping[str, SegmentMap]
 ) -> Iterator[tuple[SegmentMap, int, int, bool]]:
     """(map, start, stop, is write) for every range of bytes that a step reads or writes."""
     if step.kind == "compute":
@@ -82,7 +84,8 @@ def _touched(
     else:
         size = plan.size(step.name)
         yield device, at[step.name], at[step.name] + size, step.kind == "prefetch"
-        yield host, step.offset, step.offset + size, step.kind == "offload"
+        taken = sectors(size) if step.tier == DISK else size
+        yield hosts[step.tier], step.offset, step.offset + taken, step.kind == "offload"
 
 
 class SegmentMap:

@@ -3,7 +3,7 @@
     rerun_dropped   the ops, with forward ops run again where backward needs what was dropped
     copy_offloaded  + copies to and from the host
     allocate        + alloc and free of every buffer and workspace
-    place           + offsets in the arena and in the host slab (vdnn.memory.place)
+    place           + offsets in the arena, and of copies: in host memory or on disk (vdnn.memory.place, tiers)
     order           + waits between streams (vdnn.memory.order)
 
 Between passes a step is on its stream and in plan order; nothing else is decided before its pass.

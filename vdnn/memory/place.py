@@ -1,4 +1,4 @@
-"""The fourth pass: offsets in the arena and in the host slab."""
+"""The fourth pass: offsets in the arena, in the host slab and in the spill file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from heapq import heappush, heapreplace
 from vdnn.memory.layout import Lifetime, extent, peak
 from vdnn.memory.layout import place as lay_out
 from vdnn.memory.plan import SHARED, Plan, Step
+from vdnn.memory.tiers import place_copies
 from vdnn.network import Role
 
 RESIDENT = frozenset({Role.WEIGHT, Role.STATE, Role.STATISTICS})
 
 
 def place(plan: Plan, effort: int) -> Plan:
-    """Give every alloc its offset in the arena and every copy its offset in the host slab.
+    """Give every alloc its offset in the arena, and every copy its offset in the host slab or the spill file, and say
+    in which (vdnn.memory.tiers).
 
     Resident buffers lie at the bottom, in the tape's order, so that they lie alike in all plans of a network.  After
     this, no two allocations that live at the same time overlap.
@@ -39,13 +41,7 @@ def place(plan: Plan, effort: int) -> Plan:
         top = extent(lives, offsets)
     for (born, _), offset in zip(spans, offsets, strict=True):
         steps[born] = replace(steps[born], offset=base + offset)
-    host = _host_lives(steps, plan)
-    lives = [life for _, life in host]
-    offsets = lay_out(lives, effort=0)  # host memory is plentiful: the first layout will do
-    for (copies, _), offset in zip(host, offsets, strict=True):
-        for i in copies:
-            steps[i] = replace(steps[i], offset=offset)
-    return replace(plan, steps=tuple(steps), arena_bytes=base + top, host_bytes=extent(lives, offsets))
+    return place_copies(replace(plan, steps=tuple(steps), arena_bytes=base + top))
 
 
 def _allocations(steps: list[Step]) -> list[tuple[int, int]]:
@@ -59,31 +55,6 @@ def _allocations(steps: list[Step]) -> list[tuple[int, int]]:
         elif step.kind == "free":
             died[open_at[step.name]] = i
     return list(died.items())
-
-
-def _host_lives(steps: list[Step], plan: Plan) -> list[tuple[list[int], Lifetime]]:
-    """The copies that use one place in the host slab, and how long it is taken.
-
-    Inputs are there from the start; they, results and undo copies stay to the end, so that a step may be repeated and
-    its results be read; the rest stays from offload to prefetch.
-    """
-    results = {plan.tape.buffer_of[name] for name in plan.tape.results}
-    taken: list[tuple[list[int], int]] = []  # the copies that use a place, and from when on it is taken
-    current: dict[str, list[int]] = {}
-    for i, step in enumerate(steps):
-        is_input = step.kind == "offload" and plan.role(step.name) is Role.INPUT  # it goes back where it came from
-        if (step.kind == "offload" and not is_input) or (step.kind == "prefetch" and step.name not in current):
-            current[step.name] = []
-            taken.append((current[step.name], i if step.kind == "offload" else 0))
-        if step.kind in ("offload", "prefetch"):
-            current[step.name].append(i)
-    lives = []
-    for copies, start in taken:
-        last = steps[copies[-1]]
-        leaves = last.kind == "prefetch" and plan.role(last.name) is not Role.INPUT and last.name not in results
-        stop = copies[-1] + 1 if leaves else len(steps)
-        lives.append((copies, Lifetime(start, stop, plan.size(last.name))))
-    return lives
 
 
 def _shared_slots(spans: list[tuple[int, Lifetime]], plan: Plan) -> tuple[list[int], int]:

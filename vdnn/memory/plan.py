@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 KINDS = ("compute", "alloc", "free", "offload", "prefetch")
 STREAMS = ("compute", "offload", "prefetch")
+DISK = "disk"  # the tier of a copy to or from the spill file
+SECTOR = 4096  # bytes: what lies in that file takes whole ones, as direct I/O may ask for
 SHARED = (Role.GRADIENT, Role.WORKSPACE)  # what shares slots under network-wide lifetimes
 
 
@@ -29,12 +31,13 @@ SHARED = (Role.GRADIENT, Role.WORKSPACE)  # what shares slots under network-wide
 class Step:
     """One line of a plan.
 
-    kind       compute, alloc, free, offload (device to host) or prefetch (host to device)
+    kind       compute, alloc, free, offload (device to host or disk) or prefetch (back to the device)
     name       the op of a compute step; else the buffer ("conv1.forward.workspace" for an op's scratch)
     stream     where it runs: compute, offload or prefetch; alloc and free do nothing when a plan runs
-    offset     alloc: bytes into the arena; offload and prefetch: bytes into the host slab; else -1
+    offset     alloc: bytes into the arena; offload and prefetch: bytes into the host slab, or the spill file; else -1
     algorithm  of a compute step
     waits      indices of earlier steps on other streams that must have finished
+    tier       of a copy to or from the spill file, disk; else nothing
     """
 
     kind: str
@@ -43,11 +46,14 @@ class Step:
     offset: int = -1
     algorithm: str = ""
     waits: tuple[int, ...] = ()
+    tier: str = ""
 
     def __str__(self) -> str:
         text = f"{self.stream:<8} {self.kind:<8} {self.name}"
         if self.algorithm:
             text += f" by {self.algorithm}"
+        if self.tier:
+            text += f" on {self.tier}"
         if self.offset >= 0:
             text += f" @{self.offset}"
         if self.waits:
@@ -60,14 +66,14 @@ class Step:
         found = _LINE.fullmatch(text.strip())
         if not found:
             raise PlanError(f"not a step: {text!r}")
-        stream, kind, name, algorithm, offset, waits = found.groups()
-        if kind not in KINDS or stream not in STREAMS:
-            raise PlanError(f"no such kind of step or stream: {text!r}")
+        stream, kind, name, algorithm, tier, offset, waits = found.groups()
+        if kind not in KINDS or stream not in STREAMS or tier not in (None, DISK):
+            raise PlanError(f"no such kind of step, stream or tier: {text!r}")
         after = tuple(int(i) for i in (waits or "").split())
-        return cls(kind, name, stream, int(offset) if offset else -1, algorithm or "", after)
+        return cls(kind, name, stream, int(offset) if offset else -1, algorithm or "", after, tier or "")
 
 
-_LINE = re.compile(r"(\w+) +(\w+) +(\S+)(?: by (\S+))?(?: @(\d+))?(?: after ([\d ]+))?")
+_LINE = re.compile(r"(\w+) +(\w+) +(\S+)(?: by (\S+))?(?: on (\w+))?(?: @(\d+))?(?: after ([\d ]+))?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,7 @@ class Plan:
     steps        in the order in which they are issued; each stream runs its own in this order
     arena_bytes  size of the device slab that the layout needs
     host_bytes   size of the host slab: offloaded tensors, inputs, results and the undo area
+    disk_bytes   size of the spill file: what of offloaded tensors and the undo area is on disk
     bound_seconds  as a search says: no plan of the step is faster within the budget that this one was found for; else 0
     """
 
@@ -87,6 +94,7 @@ class Plan:
     host_bytes: int
     policy: str = ""
     bound_seconds: float = 0.0
+    disk_bytes: int = 0
 
     # ---- figures
 
@@ -111,10 +119,15 @@ class Plan:
 
     @cached_property
     def offloaded_bytes(self) -> int:
-        """Bytes that fates send to the host in one step (results and the undo area are not among them)."""
+        """Bytes that fates send to host memory or disk in one step (results and the undo area are not among them)."""
         copies = Counter(s.name for s in self.steps if s.kind == "offload" and self.fate(s.name) is Fate.OFFLOAD)
         copies.subtract(b for name in self.tape.results if (b := self.tape.buffer_of[name]) in copies)
         return sum(count * self.payload(name) for name, count in copies.items())
+
+    @property
+    def is_within_host(self) -> bool:
+        """Whether the host slab is within its budget, if it has one; a budget of 0 is one of as little as can be."""
+        return not self.decisions.host_budget or self.host_bytes <= self.decisions.host_budget
 
     @property
     def floor_bytes(self) -> int:
@@ -154,6 +167,19 @@ class Plan:
     def fate(self, name: str) -> Fate | None:
         """The fate of a buffer; None for what has none (weights, gradients, workspaces)."""
         return self.decisions.fates.get(name)
+
+    def tier(self, name: str) -> str:
+        """Where the copy of a buffer is, host or disk; "" of what is never copied."""
+        return self._tiers.get(name, "")
+
+    @cached_property
+    def _tiers(self) -> dict[str, str]:
+        return {s.name: s.tier or "host" for s in self.steps if s.kind in ("offload", "prefetch")}
+
+    @property
+    def spilled(self) -> tuple[str, ...]:
+        """The buffers whose copies are on disk, in the order in which they leave."""
+        return tuple(name for name, tier in self._tiers.items() if tier == DISK)
 
     def size(self, name: str) -> int:
         """Bytes that a buffer, or an op's workspace, takes in the arena."""
@@ -203,7 +229,7 @@ class Plan:
         tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
         tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
         tape["ops"] = [asdict(op) for op in self.tape.ops]
-        steps = [[s.kind, s.name, s.stream, s.offset, s.algorithm, s.waits] for s in self.steps]
+        steps = [[s.kind, s.name, s.stream, s.offset, s.algorithm, s.waits, *filter(None, [s.tier])] for s in self.steps]
         return json.dumps({"format": "vdnn plan 1", "header": self._header(), "tape": tape, "steps": steps})
 
     @classmethod
@@ -214,7 +240,7 @@ class Plan:
             if data["format"] != "vdnn plan 1":
                 raise PlanError(f"format {data['format']!r} is not 'vdnn plan 1'")
             tape = _tape_from(data["tape"])
-            steps = tuple(Step(k, n, s, o, a, tuple(w)) for k, n, s, o, a, w in data["steps"])
+            steps = tuple(Step(k, n, s, o, a, tuple(w), *tier) for k, n, s, o, a, w, *tier in data["steps"])
             return cls._from(data["header"], steps, tape)
         except PlanError:
             raise
@@ -232,6 +258,7 @@ class Plan:
             "alignment": GRANULE,
             "arena_bytes": self.arena_bytes,
             "host_bytes": self.host_bytes,
+            "disk_bytes": self.disk_bytes,
             "decisions": {
                 "fates": dict(d.fates),
                 "algorithms": dict(d.algorithms),
@@ -240,13 +267,15 @@ class Plan:
                 "returns": d.returns,
                 "effort": d.effort,
                 "within": d.within,
+                "tiers": dict(d.tiers),
+                "host_budget": d.host_budget,
                 **{name: getattr(d, name) for name in CHOICES},
             },
         }
 
     @classmethod
     def _from(cls, header: Mapping[str, Any], steps: tuple[Step, ...], tape: Tape) -> Plan:
-        header = {"micro_batches": 1, **header}  # before there were any, nothing was said
+        header = {"micro_batches": 1, "disk_bytes": 0, **header}  # before there were any, nothing was said
         for key in (*_FACTS, *_SET):
             if header[key] != getattr(tape, key):
                 raise PlanError(f"the plan is for {key} {header[key]!r}, the tape for {getattr(tape, key)!r}")
@@ -257,7 +286,8 @@ class Plan:
             raise PlanError(f"the plan is aligned to {header['alignment']} bytes, this vdnn to {GRANULE}")
         d = dict(header["decisions"])
         d["fates"] = {k: Fate(v) for k, v in d["fates"].items()}
-        return cls(tape, Decisions(**d), steps, header["arena_bytes"], header["host_bytes"], header["policy"])
+        sizes = {name: header[name] for name in ("arena_bytes", "host_bytes", "disk_bytes")}
+        return cls(tape, Decisions(**d), steps, policy=header["policy"], **sizes)
 
     # ---- for people
 
@@ -290,7 +320,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"Plan({self.tape.network}, {self.tape.batch_label}, {self.policy or 'own decisions'}: "
-            f"{len(self.steps)} steps, arena {self.arena_bytes} bytes, host {self.host_bytes} bytes)"
+            f"{len(self.steps)} steps, arena {self.arena_bytes} bytes, host {self.host_bytes} bytes"
+            f"{f', disk {self.disk_bytes} bytes' if self.disk_bytes else ''})"
         )
 
 

@@ -10,6 +10,8 @@ A policy names what it wants of
 
     variant     a function: the same step in that many sub-batches, as another tape; MicroBatchError or LayerError if
                 there can be none.  None where only a tape was given
+    host_budget  bytes of host memory for what is offloaded, beyond which it goes to disk (vdnn.memory.tiers); None for
+                any number.  Whatever a policy returns, its plan heeds it
 
 and returns Decisions, or only {tensor: Fate}; for another tape (tape, Decisions), or what a search found.
 """
@@ -37,7 +39,7 @@ from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 
 Policy = Callable[..., Any]
-OFFERED = ("tape", "budget", "cost", "algorithms", "rules", "variant")
+OFFERED = ("tape", "budget", "cost", "algorithms", "rules", "variant", "host_budget")
 
 
 def keep_all() -> Decisions:
@@ -50,7 +52,9 @@ def baseline() -> Decisions:
     return Decisions(lifetimes="network")
 
 
-def vdnn_all(tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
+def vdnn_all(
+    tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours", host_budget: int | None = None
+) -> Decisions:
     """Offload the input X of every layer of feature extraction that is not in place (section III-C).
 
     In the paper's networks these are CONV and POOL; batch norm and LRN, which read X in backward as CONV does, are
@@ -61,16 +65,25 @@ def vdnn_all(tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str =
     """
     if rules == "paper":
         return offload_inputs(tape, ("conv", "pool"), rules)
-    return timed(tape, offload_inputs(tape, EXTRACTION), cost, algorithms)
+    return timed(tape, replace(offload_inputs(tape, EXTRACTION), host_budget=host_budget), cost, algorithms)
 
 
-def vdnn_conv(tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
+def vdnn_conv(
+    tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours", host_budget: int | None = None
+) -> Decisions:
     """Offload the input X of every CONV layer only: its time hides the copy best (section III-C)."""
-    decisions = offload_inputs(tape, ("conv",), rules)
+    decisions = replace(offload_inputs(tape, ("conv",), rules), host_budget=host_budget)
     return decisions if rules == "paper" else timed(tape, decisions, cost, algorithms)
 
 
-def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str], rules: str = "ours") -> Decisions:
+def vdnn_dyn(
+    tape: Tape,
+    budget: int,
+    cost: Cost,
+    algorithms: Mapping[str, str],
+    rules: str = "ours",
+    host_budget: int | None = None,
+) -> Decisions:
     """The first of the paper's trials (section III-C) that fits the budget; here a trial is a plan, not a pass.
 
     1. vdnn_all with the least workspaces (m).  If this does not fit, nothing does, and it is the result.
@@ -81,7 +94,7 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
     less workspace, and this is repeated until the plan fits or nothing is left to take.
     """
     lean = least_workspace(tape, cost)
-    least = replace(vdnn_all(tape, cost, lean, rules), algorithms=lean)
+    least = replace(vdnn_all(tape, cost, lean, rules, host_budget), algorithms=lean)
 
     def fits(decisions: Decisions) -> bool:
         return trial(tape, resolve(decisions, tape, algorithms), budget).arena_bytes <= budget
@@ -92,7 +105,7 @@ def vdnn_dyn(tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str],
         return keep_all()
     offloading = []
     for policy in (vdnn_conv, vdnn_all):
-        offloading.append(policy(tape, cost, algorithms, rules))
+        offloading.append(policy(tape, cost, algorithms, rules, host_budget))
         if fits(offloading[-1]):
             return offloading[-1]
     for decisions in offloading:
@@ -177,6 +190,7 @@ def decide(
     algorithms: Mapping[str, str],
     rules: str = "ours",
     variant: Variant | None = None,
+    host_budget: int | None = None,
 ) -> Decided:
     """What a policy says of a step.
 
@@ -184,7 +198,7 @@ def decide(
     the policy's name is with the error.
     """
     name, function = get(policy)
-    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms, rules, variant), strict=True))
+    offered = dict(zip(OFFERED, (tape, budget, cost, algorithms, rules, variant, host_budget), strict=True))
     wanted = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in offered:

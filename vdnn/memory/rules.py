@@ -51,8 +51,10 @@ def _last_readers(tape: Tape, forward: range, kinds: tuple[str, ...], rules: str
     return last_reader
 
 
-def under(rules: str, decisions: Decisions) -> Decisions:
-    """`decisions` of any policy, carried out by these rules."""
+def under(rules: str, decisions: Decisions, host_budget: int | None = None) -> Decisions:
+    """`decisions` of any policy, carried out by these rules and, if that is given, in so many bytes of host memory."""
+    if host_budget is not None:
+        decisions = replace(decisions, host_budget=host_budget)
     if rules == "paper":
         return replace(decisions, sync="layer", streams=1, inputs="copied")
     return decisions

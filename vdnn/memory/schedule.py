@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from vdnn.memory.cost import Cost
+from vdnn.memory.cost import Cost, copy_of
 from vdnn.memory.decisions import Decisions
 from vdnn.memory.place import RESIDENT
 from vdnn.memory.rerun import Reruns
@@ -63,10 +63,13 @@ class Schedule:
 
 
 class Scheduler:
-    """Makes schedules of one tape by one cost model; buffers are those whose fate is worth deciding."""
+    """Makes schedules of one tape by one cost model; buffers are those whose fate is worth deciding.
 
-    def __init__(self, tape: Tape, cost: Cost) -> None:
-        self.tape, self.cost = tape, cost
+    tiers   {buffer: "disk"} of those that go there if they are offloaded
+    """
+
+    def __init__(self, tape: Tape, cost: Cost, tiers: Mapping[str, str] | None = None) -> None:
+        self.tape, self.cost, self.tiers = tape, cost, tiers or {}
         self.saved = tuple(dict.fromkeys(tape.buffer_of[t.name] for t in tape.saved))
         features = {tape.buffer_of[t.name]: t.role for t in tape.features}
         self.unsaved = frozenset(b for b, role in features.items() if b not in self.saved and role is not Role.INPUT)
@@ -110,7 +113,7 @@ class Scheduler:
         return [(first, last, self.size[b]) for b, (first, last) in span.items() if b not in self.features]
 
     def _copy(self, buffer: str, kind: str) -> float:
-        return self.cost.copy_seconds(self.tape.buffers[buffer].payload, kind)
+        return copy_of(self.cost, self.tape.buffers[buffer].payload, kind, self.tiers.get(buffer, ""))
 
     @cached_property
     def arrival(self) -> float:

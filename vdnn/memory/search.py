@@ -10,6 +10,9 @@
     trade      leaner algorithms, where copies gain more from their room
     polish     single copies earlier or later, by simulation
 
+Where a budget of host memory sends copies to disk, an estimate has to know which: at first those that would go there if
+everything were moved, then, from what was found with that, those that do go there.
+
 What is found is a plan that was laid out and simulated, never an estimate.  The sequence of what is tried depends on
 nothing but the tape, the costs, the budget and the seed; time only says where it ends.
 """
@@ -27,11 +30,11 @@ from vdnn.memory.bound import Bound, bound
 from vdnn.memory.candidates import Candidates, Finish
 from vdnn.memory.candidates import Found as Found
 from vdnn.memory.candidates import Progress as Progress
-from vdnn.memory.cost import Cost
+from vdnn.memory.cost import Cost, FastestTier
 from vdnn.memory.decisions import OFFLOAD, Decisions, resolve
 from vdnn.memory.descend import SMALLEST, Descent, Ways
 from vdnn.memory.layout import EFFORT
-from vdnn.memory.plan import Plan
+from vdnn.memory.plan import DISK, Plan
 from vdnn.memory.schedule import Schedule, Scheduler, Way, ways_of
 from vdnn.memory.simulate import oracle_seconds
 from vdnn.memory.trial import least_workspace
@@ -90,9 +93,7 @@ def find(
             candidates.lay_out(other[0] if other else tape, decisions, name)
         mine = [(name, decisions) for name, decisions, *other in known if not other or other[0] is tape]
         others = list(variants(tape, variant, cost))
-        whole = _Search(tape, cost, candidates, seconds / 2 if others else seconds, seed)
-        whole.run(mine)
-        bounds = [whole.bound.seconds]
+        bounds = [_on_tape(tape, cost, candidates, seconds / 2 if others else seconds, seed, mine)]
         bounds += [oracle_seconds(t, cost) for _, _, *other in known for t in other if t.micro_batches == 1]
         bounds += [_in_parts(other, cost, candidates, seconds, seed) for other in others]
         return candidates.result(min(bounds))
@@ -110,21 +111,52 @@ def _in_parts(tape: Tape, cost: Cost, candidates: Candidates, seconds: float, se
     is_slower = candidates.plan is not None and oracle >= candidates.seconds * (1 - PROVED)
     if is_slower or (candidates.plan is not None and not left):
         return oracle
-    search = _Search(tape, cost, candidates, candidates.elapsed + left / 2, seed, f"{tape.micro_batches} sub-batches: ")
-    search.run([], with_bound=len(tape.ops) <= MOST_OPS)
-    return search.bound.seconds
+    about = f"{tape.micro_batches} sub-batches: ", len(tape.ops) <= MOST_OPS
+    return _on_tape(tape, cost, candidates, candidates.elapsed + left / 2, seed, [], *about)
+
+
+def _on_tape(
+    tape: Tape,
+    cost: Cost,
+    candidates: Candidates,
+    until: float,
+    seed: int,
+    known: Sequence[tuple[str, Decisions]],
+    prefix: str = "",
+    with_bound: bool = True,
+) -> float:
+    """Search on one tape until the candidates are `until` seconds old; seconds that no plan of it undercuts."""
+    tiers = candidates.tiers_if_moved(tape)
+    begun = min(candidates.elapsed, until)
+    search = _Search(tape, cost, candidates, (begun + until) / 2 if tiers else until, seed, prefix, tiers)
+    search.run(known, with_bound)
+    plan, found = candidates.plan, search.bound
+    if tiers and plan is not None and plan.tape is tape:
+        movable = search.scheduler.movable
+        tiers = {b: DISK for b in movable if (plan.tier(b) or tiers.get(b)) == DISK}
+        search = _Search(tape, cost, candidates, until, seed, prefix, tiers)
+        search.bound = found
+        search.run([("found", plan.decisions)], with_bound=False)
+    return found.seconds
 
 
 class _Search:
     """A search on one tape, until the candidates are `until` seconds old."""
 
     def __init__(
-        self, tape: Tape, cost: Cost, candidates: Candidates, until: float, seed: int, prefix: str = ""
+        self,
+        tape: Tape,
+        cost: Cost,
+        candidates: Candidates,
+        until: float,
+        seed: int,
+        prefix: str,
+        tiers: Mapping[str, str],
     ) -> None:
         self.tape, self.cost, self.best, self.until, self.prefix = tape, cost, candidates, until, prefix
         self.budget = candidates.budget
         self.lot = random.Random(seed)
-        self.scheduler = Scheduler(tape, cost)
+        self.scheduler = Scheduler(tape, cost, tiers)
         self.bound = Bound(oracle_seconds(tape, cost))
         self.descents: dict[int, Descent] = {}
         self.limit = self.budget  # of estimates: as much less than the budget as layouts have gaps
@@ -153,7 +185,8 @@ class _Search:
         self.begin(descent)
         is_due = not self.prefix or not self.is_over()  # the bound of the whole batch is computed in any case
         if with_bound and is_due and not self.is_proved():
-            self.bound = _bound(self.tape, self.budget, self.cost) or self.bound
+            fastest = FastestTier(self.cost) if self.scheduler.tiers else self.cost
+            self.bound = _bound(self.tape, self.budget, fastest) or self.bound
         if self.scheduler.movable and not self.is_over():
             self.improve(descent, known)
 

@@ -203,13 +203,14 @@ def opened(
     tape: Tape,
     variants: Sequence[Tape] | None,
     cost: Cost,
-    rules: str,
+    rules: Any,
     settings: Mapping[str, Any],
     objective: Mapping[str, Any],
 ) -> SearchCache | None:
     """The cache for searches of this step; None if there is none, or if the step or the costs cannot be described.
 
     variants   the same step in sub-batches, as they are offered to the search; None if they are not
+    rules      how decisions are carried out: text and numbers
     settings   all else that a result depends on, but for the budget
     objective  by what plans are compared
     """

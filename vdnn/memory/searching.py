@@ -75,17 +75,19 @@ class Searching:
         algorithms: Mapping[str, str],
         rules: str = "ours",
         variant: Variant | None = None,
+        host_budget: int | None = None,
     ) -> Found:
         """The fastest plan found; the smallest if none fits."""
         variant = lru_cache(maxsize=None)(variant) if variant is not None else None  # asked for again and again
-        kept = self._cache(tape, cost, algorithms, rules, variant) if self.cache else None
+        about = rules, variant, host_budget
+        kept = self._cache(tape, cost, algorithms, *about) if self.cache else None
         evaluate = self._evaluate(cost)
         below = kept.below(budget)[:MOST_KNOWN] if kept else []
         found = before = _again(kept.get(budget) if kept else None, tape, budget, variant, evaluate)
         if found is None:
             known = _offered(below, tape, variant)
             if self.others:
-                others = _others(tape, budget, cost, algorithms, rules, variant)
+                others = _others(tape, budget, cost, algorithms, *about)
                 known = [*_promising(others, budget, cost, evaluate), *known]
             found = find(
                 tape,
@@ -97,7 +99,7 @@ class Searching:
                 variant=variant,
                 progress=self.progress,
                 evaluate=evaluate if self.jitter else None,
-                finish=lambda decisions: under(rules, decisions),
+                finish=lambda decisions: under(rules, decisions, host_budget),
             )
         found = _no_slower(found, below, tape, variant, evaluate)
         if kept and found is not before:
@@ -111,7 +113,13 @@ class Searching:
         return lambda plan: expected_seconds(plan, cost, self.jitter, self.samples, self.seed)
 
     def _cache(
-        self, tape: Tape, cost: Cost, algorithms: Mapping[str, str], rules: str, variant: Variant | None
+        self,
+        tape: Tape,
+        cost: Cost,
+        algorithms: Mapping[str, str],
+        rules: str,
+        variant: Variant | None,
+        host_budget: int | None,
     ) -> SearchCache | None:
         """Where results of this search are kept, if they are."""
         objective = {"jitter": float(self.jitter)}
@@ -119,7 +127,7 @@ class Searching:
             objective |= {"samples": self.samples, "seed": self.seed}
         settings = {"seconds": float(self.seconds), "seed": self.seed, "others": self.others, **objective}
         tapes = None if variant is None else list(variants(tape, variant, cost))
-        return opened(tape, tapes, cost, rules, {**settings, "algorithms": algorithms}, objective)
+        return opened(tape, tapes, cost, (rules, host_budget), {**settings, "algorithms": algorithms}, objective)
 
 
 def searching(
@@ -149,7 +157,13 @@ def searching(
 
 
 def _others(
-    tape: Tape, budget: int, cost: Cost, algorithms: Mapping[str, str], rules: str, variant: Variant | None
+    tape: Tape,
+    budget: int,
+    cost: Cost,
+    algorithms: Mapping[str, str],
+    rules: str,
+    variant: Variant | None,
+    host_budget: int | None,
 ) -> list[Known]:
     """What all other policies say."""
     from vdnn.memory.policy import POLICIES, decide
@@ -157,8 +171,8 @@ def _others(
     known = []
     for name in POLICIES:
         if name not in NOT_ASKED:
-            decided = decide(name, tape, budget, cost, algorithms, rules, variant)
-            known.append((name, under(rules, decided.decisions), decided.tape))
+            decided = decide(name, tape, budget, cost, algorithms, rules, variant, host_budget)
+            known.append((name, under(rules, decided.decisions, host_budget), decided.tape))
     return known
 
 

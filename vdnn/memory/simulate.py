@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vdnn.collector import collector_paused
 from vdnn.memory.contention import Contention, contended
-from vdnn.memory.cost import Cost
+from vdnn.memory.cost import Cost, copy_of
 from vdnn.memory.plan import STREAMS, Plan
 from vdnn.memory.trace import Event, Trace
 from vdnn.network import Role
@@ -36,7 +36,7 @@ def simulate(plan: Plan, cost: Cost, contention: Contention | None = None) -> Tr
         if step.kind == "compute":
             took = cost.op_seconds(tape, tape.ops[tape.index[step.name]], step.algorithm)
         elif step.kind in ("offload", "prefetch"):
-            took = cost.copy_seconds(plan.payload(step.name), step.kind)
+            took = copy_of(cost, plan.payload(step.name), step.kind, step.tier)
         else:
             took = 0.0
         finish[i] = free[step.stream] = start + took

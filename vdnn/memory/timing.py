@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from vdnn.memory.cost import Cost
+from vdnn.memory.cost import Cost, copy_of
 from vdnn.memory.decisions import Decisions, Fate, resolve
 from vdnn.memory.place import place
+from vdnn.memory.tiers import tiers_of
 from vdnn.memory.trial import sketch
 from vdnn.network import Role
-from vdnn.tape import Tape
+from vdnn.tape import Buffer, Tape
 
 SHARES = (1.0, 0.8, 0.6)  # of the memory between what stays and the peak, tried in turn
 NEARLY = 1.01  # what a quick layout may take more than the peak: the plan's own is laid out with more effort
@@ -40,7 +41,7 @@ def timed(tape: Tape, decisions: Decisions, cost: Cost, algorithms: Mapping[str,
     used, least = ([plan.live_bytes[i] for i, _, _ in plan.computes()] for plan in (before, late))
     if len(least) != len(tape.ops):
         raise ValueError("only decisions that run nothing again can be timed")
-    moved = Moved.of(tape, given, cost)
+    moved = Moved.of(tape, given, cost, tiers_of(before))
     for share in SHARES:
         limit = int(share * before.peak_bytes + (1 - share) * tape.resident_bytes)
         room = [max(limit, live) - always for live, always in zip(used, least, strict=True)]
@@ -71,14 +72,18 @@ class Moved:
     back: dict[str, float]
 
     @classmethod
-    def of(cls, tape: Tape, given: Decisions, cost: Cost) -> Moved:
-        """That of these resolved decisions."""
+    def of(cls, tape: Tape, given: Decisions, cost: Cost, tiers: Mapping[str, str] | None = None) -> Moved:
+        """That of these resolved decisions; `tiers` names what goes to disk, None if nothing does."""
         buffers = [tape.buffers[b] for b, fate in given.fates.items() if fate is Fate.OFFLOAD]
+
+        def seconds(buffer: Buffer, kind: str) -> float:
+            return copy_of(cost, buffer.payload, kind, (tiers or {}).get(buffer.name, ""))
+
         return cls(
             [cost.op_seconds(tape, op, given.algorithms[op.name]) for op in tape.ops],
             {b.name: b.nbytes for b in buffers},
-            {b.name: cost.copy_seconds(b.payload, "offload") for b in buffers if b.role is not Role.INPUT},
-            {b.name: cost.copy_seconds(b.payload, "prefetch") for b in buffers},
+            {b.name: seconds(b, "offload") for b in buffers if b.role is not Role.INPUT},
+            {b.name: seconds(b, "prefetch") for b in buffers},
         )
 
 

@@ -4,6 +4,7 @@ One walk in plan order keeps three books, and refuses the first step that does n
 
 ownership  alloc takes bytes that are free, and a step touches only what is allocated under its name
 contents   an op reads exactly what the tape, run in order, would give it; results and undo copies last to the end
+           (results in host memory)
 order      of two steps on different streams that touch the same bytes, one of them writing, one waits for the other
 
 The third makes the second true of every run and not only of the plan's own order: what is not ordered does not meet.
@@ -17,7 +18,7 @@ from weakref import WeakSet
 
 from vdnn.collector import collector_paused
 from vdnn.memory.books import UNDEFINED, Accesses, Intervals
-from vdnn.memory.plan import KINDS, STREAMS, Plan, PlanError, Step, workspace_of
+from vdnn.memory.plan import DISK, KINDS, SECTOR, STREAMS, Plan, PlanError, Step, workspace_of
 from vdnn.network import Role
 from vdnn.tape import Tape
 
@@ -34,6 +35,8 @@ def verify(plan: Plan) -> None:
         walk.at = i
         if step.kind not in KINDS:
             walk.refuse(f"{step.kind!r} is no kind of step")
+        if step.tier and step.kind not in ("offload", "prefetch"):
+            walk.refuse(f"{step.kind} {step.name} has the tier {step.tier!r}, as only copies may")
         getattr(walk, step.kind)(step)
     walk.after()
     SAFE.add(plan)
@@ -81,13 +84,15 @@ class _Walk:
         self.payloads: dict[str, int] = {}
         self.places: dict[str, int] = {}  # {buffer: offset}, of what is allocated now
         self.holds: dict[str, int] = {}  # {buffer: content}
-        self.owners, self.host = Intervals(), Intervals()
+        self.owners = Intervals()
+        self.hosts = {"": Intervals(), DISK: Intervals()}  # what host slab and spill file hold
         self.offloads: dict[str, int] = {}  # {buffer: its last offload}
         self.undos: list[int] = []
         self.clocks: dict[int, list[int]] = {}  # of each step that runs: per stream, what has finished when it has
         self.newest = [[-1] * len(STREAMS) for _ in STREAMS]
         stream_of = [STREAM.get(step.stream, 0) for step in plan.steps]
-        self.on_device, self.on_host = Accesses(stream_of), Accesses(stream_of)
+        self.on_device = Accesses(stream_of)
+        self.on_hosts = {tier: Accesses(stream_of) for tier in self.hosts}
 
     def refuse(self, reason: str, at: int | None = None) -> NoReturn:
         """Raise PlanError, with an arrow at step `at`; by default the one that is looked at."""
@@ -121,13 +126,15 @@ class _Walk:
                 homes[name] = start
                 self.own(step)
             elif step.kind == "prefetch" and name in self.contents.inputs:
-                stop = start + self.payload(name)
+                if step.tier:
+                    self.refuse(f"{name} lies in host memory before the step, and not on {step.tier}")
+                stop, host = start + self.payload(name), self.hosts[""]
                 if homes.setdefault(name, start) != start:
                     self.refuse(f"{name} is prefetched from host byte {start}, but before from {homes[name]}")
-                for _, _, other in self.host.items[self.host.overlapping(start, stop)]:
+                for _, _, other in host.items[host.overlapping(start, stop)]:
                     if other != name:
                         self.refuse(f"{name} lies on host bytes {start} to {stop} before the step, and so does {other}")
-                self.host.put(start, stop, (stop, self.contents.first[name], name))
+                host.put(start, stop, (stop, self.contents.first[name], name))
         for name in self.tape.resident:
             if name not in homes:
                 self.refuse(f"{name} stays on the device from step to step, but is not allocated")
@@ -184,9 +191,9 @@ class _Walk:
     def offload(self, step: Step) -> None:
         clock = self.clock(step)
         start, stop = self.host_range(step)
-        self.touch(step.name, clock, writes=False)
-        self.ordered(self.on_host, "host", start, stop, clock, writes=True)
-        self.host.put(start, stop, (stop, self.holds[step.name], step.name))
+        self.touch(step.name, clock, writes=False, whole=bool(step.tier))
+        self.ordered(self.on_hosts[step.tier], step.tier or "host", start, stop, clock, writes=True)
+        self.hosts[step.tier].put(start, stop, (stop, self.holds[step.name], step.name))
         self.offloads[step.name] = self.at
         if step.name in self.resident:
             self.undos.append(self.at)
@@ -194,13 +201,21 @@ class _Walk:
     def prefetch(self, step: Step) -> None:
         clock = self.clock(step)
         start, stop = self.host_range(step)
-        self.ordered(self.on_host, "host", start, stop, clock, writes=False)
-        self.touch(step.name, clock, writes=True)
-        self.holds[step.name] = self.host.content(start)
+        self.ordered(self.on_hosts[step.tier], step.tier or "host", start, stop, clock, writes=False)
+        self.touch(step.name, clock, writes=True, whole=bool(step.tier))
+        self.holds[step.name] = self.hosts[step.tier].content(start)
 
     def host_range(self, step: Step) -> tuple[int, int]:
-        """The bytes of the host slab that a copy reads or writes."""
+        """The bytes of the host slab that a copy reads or writes; or of the spill file, in whole sectors."""
         start, stop = step.offset, step.offset + self.payload(step.name)
+        if step.tier not in self.hosts:
+            self.refuse(f"{step.kind} {step.name} is on {step.tier!r}, and that is no tier")
+        if step.tier:
+            stop += -self.payload(step.name) % SECTOR
+            if start < 0 or start % SECTOR or stop > self.plan.disk_bytes:
+                what = f"{step.name} at bytes {start} to {stop} of the spill file"
+                self.refuse(f"{what} leaves its {self.plan.disk_bytes} bytes, or is not at a multiple of {SECTOR}")
+            return start, stop
         if start < 0 or stop > self.plan.host_bytes:
             self.refuse(f"{step.name} at host bytes {start} to {stop} leaves the slab of {self.plan.host_bytes} bytes")
         return start, stop
@@ -215,17 +230,20 @@ class _Walk:
         for name, content in self.contents.results.items():
             if name not in self.offloads:
                 self.refuse(f"{name} is a result, and no step offloads it")
+            if self.plan.steps[self.offloads[name]].tier:
+                self.refuse(f"{name} is a result, which must reach host memory", self.offloads[name])
             self.intact(self.offloads[name], content)
         for at in self.undos:
             self.intact(at, self.contents.first[self.plan.steps[at].name])
 
     def intact(self, at: int, content: int) -> None:
-        """Refuse unless the host bytes that step `at` wrote hold `content` at the end."""
+        """Refuse unless the bytes on the host that step `at` wrote hold `content` at the end."""
         start, stop = self.host_range(self.plan.steps[at])
-        held = self.host.content(start)
+        tier = self.plan.steps[at].tier
+        held = self.hosts[tier].content(start)
         if held != content or not content:
             wanted, found = self.contents.names[content], self.contents.names[held]
-            self.refuse(f"at the end host bytes {start} to {stop} hold {found}; they must hold {wanted}", at)
+            self.refuse(f"at the end {tier or 'host'} bytes {start} to {stop} hold {found}; they must hold {wanted}", at)
 
     # ---- order
 
@@ -244,13 +262,14 @@ class _Walk:
         self.newest[stream] = self.clocks[self.at] = clock
         return clock
 
-    def touch(self, name: str, clock: list[int], writes: bool) -> None:
-        """Enter an access to a buffer or workspace on the device."""
+    def touch(self, name: str, clock: list[int], writes: bool, whole: bool = False) -> None:
+        """Enter an access to a buffer or workspace on the device; `whole`: with what its place has beyond it."""
         if name not in self.places:
             verb = "writes" if writes else "reads"
             self.refuse(f"{self.plan.steps[self.at].name} {verb} {name}, which is not allocated")
         start = self.places[name]
-        self.ordered(self.on_device, "device", start, start + self.payload(name), clock, writes)
+        stop = start + (self.size(name) if whole else self.payload(name))
+        self.ordered(self.on_device, "device", start, stop, clock, writes)
 
     def ordered(self, slab: Accesses, where: str, start: int, stop: int, clock: list[int], writes: bool) -> None:
         """Enter an access; refuse if it does not follow one that it conflicts with."""
