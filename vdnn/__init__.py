@@ -5,6 +5,7 @@ from vdnn.building import build
 from vdnn.descriptions import CheckpointError
 from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
+from vdnn.host_budgets import HostBudgetError
 from vdnn.inputs import InputError
 from vdnn.ladder import FitError
 from vdnn.largest import Largest, fit
@@ -19,6 +20,7 @@ from vdnn.memory.jitter import Jitter, JitterError, expected_seconds, jittered
 from vdnn.memory.plan import Plan, PlanError, Step
 from vdnn.memory.searching import SearchError, searching
 from vdnn.memory.simulate import simulate
+from vdnn.memory.spill import SpillError, SpillWarning
 from vdnn.memory.trace import Event, Trace
 from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
@@ -50,6 +52,7 @@ __all__ = [
     "Explanation",
     "Fate",
     "FitError",
+    "HostBudgetError",
     "HostDevice",
     "Init",
     "InputError",
@@ -68,6 +71,8 @@ __all__ = [
     "ShapeError",
     "Shapes",
     "Spec",
+    "SpillError",
+    "SpillWarning",
     "Step",
     "Tape",
     "Tensor",

@@ -249,6 +249,7 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
             "rewrites": list(trainer.plan.tape.rewrites),
             "micro_batches": trainer.micro_batches,
             "allow_coupled": trainer.allow_coupled,
+            "host_budget": trainer.host_budget,
             "device": {
                 field: getattr(trainer.device.kernels, field) for field in DEVICE_FIELDS[name] if field != "name"
             }

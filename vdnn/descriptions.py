@@ -41,10 +41,17 @@ OPTION_FIELDS: Fields = {
     "rewrites": (list,),
     "micro_batches": (int,),
     "allow_coupled": (bool,),
+    "host_budget": (int, type(None)),
     "device": (dict,),
 }
 HOST = {"name": "host", "exact": False}
-EARLIER = {"device": HOST, "rewrites": list(STANDARD), "micro_batches": 1, "allow_coupled": False}
+EARLIER = {
+    "device": HOST,
+    "rewrites": list(STANDARD),
+    "micro_batches": 1,
+    "allow_coupled": False,
+    "host_budget": None,
+}
 DEVICE_FIELDS: Mapping[str, Fields] = {
     "host": {"name": (str,), "exact": (bool,)},
     "cuda": {"name": (str,), "math": (str,), "storage": (str,), "deterministic": (bool,)},

@@ -27,6 +27,7 @@ from vdnn.reasons import Case, reason
 class Row:
     """One buffer, named after the last tensor in it; all times are simulated seconds.
 
+    tier            where its copy is, host or disk, while it is offloaded; else ""
     is_read_back    whether backward reads it
     leaves          when its source begins to be copied, or when the last op that needs it before it is forgotten ends
     returns         when its copy back begins, or when the op that makes it again does; both None while it stays
@@ -43,6 +44,7 @@ class Row:
     tensor: str
     bytes: int
     fate: Fate
+    tier: str
     is_read_back: bool
     leaves: float | None
     returns: float | None
@@ -133,8 +135,8 @@ class Facts:
         buffer = self.tape.buffer_of[tensor]
         case = Case(self, buffer, self.plan.decisions.fates[buffer])
         return Row(
-            self.tape.buffers[buffer].tensors[-1].name, self.plan.payload(buffer), case.fate, case.is_read_back,
-            case.leaves, case.returns, case.copy_seconds, case.hidden_seconds, case.stall_seconds,
+            self.tape.buffers[buffer].tensors[-1].name, self.plan.payload(buffer), case.fate, case.tier,
+            case.is_read_back, case.leaves, case.returns, case.copy_seconds, case.hidden_seconds, case.stall_seconds,
             case.rerun_seconds, case.saved_bytes, reason(case),
         )  # fmt: skip
 

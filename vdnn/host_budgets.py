@@ -31,7 +31,7 @@ class HostBudgetError(PlanError):
         other = f"; {_exact(sizes['other'])} that were given the tier host" if sizes["other"] else ""
         return "\n".join(
             [
-                f"{tape.network}, {tape.batch_label}, does not fit its budget of host memory, with all on disk that may be:",
+                f"{tape.network}, {tape.batch_label}, does not fit its host memory, with all on disk that may be:",
                 f"  needed     {_exact(self.needed_bytes)}: inputs of {_exact(sizes['inputs'])} and results of "
                 f"{_exact(sizes['results'])} stay in host memory{other}",
                 f"  available  {_exact(self.budget_bytes)}",

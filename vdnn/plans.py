@@ -9,6 +9,7 @@ from typing import Any
 from vdnn import planning
 from vdnn.building import build
 from vdnn.fitting import BudgetError
+from vdnn.host_budgets import HostBudgetError
 from vdnn.inputs import InputError
 from vdnn.memory.decisions import Decisions, Value
 from vdnn.memory.device import Device
@@ -41,13 +42,14 @@ class Plans:
         rewrites: str | Iterable[str] | None = None,
         micro_batches: int | None = None,
         allow_coupled: bool = False,
+        host_budget: int | None = None,
     ) -> None:
         check_count(micro_batches or 1, net.batch, net.name)
         self.net, self.device, self.optimizer, self.undo = net, device, optimizer, undo
         self.micro_batches = micro_batches
-        self.allow_coupled = allow_coupled
+        self.allow_coupled, self.host_budget = allow_coupled, host_budget
         self.made: dict[tuple[int, str], Plan] = {}
-        self.refused: dict[str, BudgetError] = {}
+        self.refused: dict[str, BudgetError | HostBudgetError] = {}
         self.budget = budget
         self.main = self._plan(net, policy, algorithms, "step", rewrites)
         self.made[net.batch, "step"] = self.main
@@ -57,7 +59,7 @@ class Plans:
             try:
                 batch = self.largest(purpose)
                 self.made[batch, purpose] = self._following(net.with_batch(batch), purpose, self.main)
-            except BudgetError as error:  # raised when it is asked for
+            except (BudgetError, HostBudgetError) as error:  # raised when it is asked for
                 self.refused[purpose] = error
 
     @property
@@ -67,15 +69,30 @@ class Plans:
 
     @property
     def host_bytes(self) -> int:
-        """The largest host slab of the plans made so far."""
-        return max(self.device.host_bytes_of(plan) for plan in self.made.values())
+        """The largest host slab of the plans made so far; in a host budget, only of those that training uses."""
+        if self.host_budget is not None:
+            return self.training_host_bytes
+        return max(map(self.device.host_bytes_of, self.made.values()))
+
+    @property
+    def training_host_bytes(self) -> int:
+        """That without the plans for gradients, whose results are as large as the weights, and which few ask for."""
+        training = [plan for (_, purpose), plan in self.made.items() if purpose != "gradients"]
+        return max(map(self.device.host_bytes_of, training))
+
+    @property
+    def disk_bytes(self) -> int:
+        """The largest spill file of the plans made so far."""
+        return max(plan.disk_bytes for plan in self.made.values())
 
     def largest(self, purpose: str) -> int:
         """Most samples that a plan for this purpose takes: N, or in evaluation those of a sub-batch."""
         return self.part if purpose == "evaluate" else self.net.batch
 
     def get(self, batch: int, purpose: str) -> Plan:
-        """The plan for a batch of 1 to N samples.  Raises InputError for another size, BudgetError if none fits."""
+        """The plan for a batch of 1 to N samples.  Raises InputError for another size, or what `vdnn.plan` raises
+        if none fits.
+        """
         most = self.largest(purpose)
         if not 1 <= batch <= most:
             raise InputError(f"the batch has {batch} samples; this trainer is planned for 1 to {most}")
@@ -101,6 +118,7 @@ class Plans:
             rewrites=rewrites,
             micro_batches=None if isinstance(net, Tape) else self.micro_batches,
             allow_coupled=self.allow_coupled,
+            host_budget=self.host_budget,
         )
 
     def _following(self, net: Network, purpose: str, model: Plan) -> Plan:
@@ -130,9 +148,9 @@ def _tries(tape: Tape, model: Plan) -> Iterator[Decisions]:
     def known(value: Value | Mapping[str, Value]) -> Value | Mapping[str, Value]:
         return {t: v for t, v in value.items() if t in fates} if isinstance(value, Mapping) else value
 
-    alike = replace(
-        given, fates=fates, ahead=known(given.ahead), slack=known(given.slack), returns=known(given.returns)
-    )
+    tiers = {t: tier for t, tier in given.tiers.items() if t in fates or t in tape.resident}
+    alike = replace(given, fates=fates, tiers=tiers, ahead=known(given.ahead))
+    alike = replace(alike, slack=known(given.slack), returns=known(given.returns))
     yield replace(alike, algorithms=algorithms)
     yield replace(least(tape), algorithms=algorithms)
     if tape.purpose != "gradients":

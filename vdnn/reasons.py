@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vdnn.memory.cost import copy_of
 from vdnn.memory.decisions import DROP, KEEP, OFFLOAD, Fate
+from vdnn.memory.plan import DISK
 from vdnn.network import Role
 from vdnn.units import format_bytes, format_seconds
 
@@ -32,8 +34,9 @@ class Case:
         self.copy_seconds = sum(facts.times[i][1] - facts.times[i][0] for i in self.copies)
         self.hidden_seconds, _ = facts.hiding(self.copies)
         self.stall_seconds = facts.stalls.get(buffer, 0.0)
-        out = 0.0 if self.is_input else cost.copy_seconds(plan.payload(buffer), "offload")
-        self.there_and_back = out + cost.copy_seconds(plan.payload(buffer), "prefetch")
+        self.tier = plan.tier(buffer) if fate is OFFLOAD else ""
+        out = 0.0 if self.is_input else copy_of(cost, plan.payload(buffer), "offload", self.tier)
+        self.there_and_back = out + copy_of(cost, plan.payload(buffer), "prefetch", self.tier)
 
     def hiding(self, kind: str) -> list[str]:
         """The ops that run beside its offload, or its prefetch."""
@@ -124,7 +127,7 @@ def _offloaded(case: Case) -> str:
 
 
 def _moved(case: Case) -> str:
-    copies = f"{format_seconds(case.copy_seconds)} of copies"
+    copies = f"{format_seconds(case.copy_seconds)} of copies{' to disk and back' if case.tier == DISK else ''}"
     if case.stall_seconds:
         return f"compute waits {format_seconds(case.stall_seconds)} for its {copies}"
     if case.hidden_seconds < NEARLY * case.copy_seconds:

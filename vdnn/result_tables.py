@@ -19,6 +19,7 @@ FIGURES = {
     "arena": ("arena_bytes", format_bytes),
     "average": ("average_bytes", format_bytes),
     "host": ("host_bytes", format_bytes),
+    "disk": ("disk_bytes", format_bytes),
     "moved": ("offloaded_bytes", format_bytes),
     "step": ("step_seconds", format_seconds),
     "bound": ("bound_seconds", lambda seconds: "" if seconds is None else format_seconds(seconds)),
@@ -36,6 +37,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     step, oracle, bound = summary["step_seconds"], summary["oracle_seconds"], summary.get("bound_seconds")
     jitter = summary.get("jitter") or {}
     return {
+        "disk_bytes": 0,
         **summary,
         "speed": oracle / step,
         "ratio": step / oracle,
@@ -72,6 +74,7 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     title += _jitter_note(summaries)
     absent = set() if any(s.get("bound_seconds") for s in summaries) else set(CERTIFIED)
     absent |= set() if any(s.get("jitter") for s in summaries) else set(JITTERED)
+    absent |= set() if any(s.get("disk_bytes") for s in summaries) else {"disk"}
     shown = {name: figure for name, figure in FIGURES.items() if name not in absent}
     figures = [[show(_figures(s)[key]) for key, show in shown.values()] for s in summaries]
     lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
@@ -136,15 +139,17 @@ def _fit_cells(largest: Largest) -> list[str]:
 
 def explanation_table(explanation: Explanation, width: int | None = None) -> str:
     """The fate of every tensor that backward reads, what it costs and saves, and why; see vdnn.explain."""
-    columns = ("tensor", "bytes", "fate", "leaves", "returns", "copies", "hidden", "stall", "reruns", "saves", "why")
     plan = explanation.plan
+    tier = ("tier",) if plan.disk_bytes else ()
+    columns = ("tensor", "bytes", "fate", *tier, "leaves", "returns", "copies", "hidden", "stall")
+    columns = (*columns, "reruns", "saves", "why")
 
     def seconds(value: float) -> str:
         return format_seconds(value) if value else ""
 
     lines = [
         [
-            *(row.tensor, format_bytes(row.bytes), str(row.fate)),
+            *(row.tensor, format_bytes(row.bytes), str(row.fate), *([row.tier] if tier else [])),
             *("" if at is None else format_seconds(at) for at in (row.leaves, row.returns)),
             *map(seconds, (row.copy_seconds, row.hidden_seconds, row.stall_seconds, row.rerun_seconds)),
             *(format_bytes(row.saved_bytes) if row.saved_bytes else "", row.reason),

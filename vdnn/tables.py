@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from vdnn.memory.trace import Trace
 
 RIGHT = frozenset(
-    {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "moved", "step", "of oracle"}
+    {"bytes", "leaves", "returns", "stall", "peak", "arena", "average", "host", "disk", "moved", "step", "of oracle"}
     | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
     | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
     | {"copies", "hidden", "reruns", "saves", "parts"}
 )
 # Columns that go, in this order, where it is narrow.
 SPARE = (
-    *("description", "shape", "returns", "leaves", "host", "average", "peak", "algorithms", "bound", "moved"),
+    *("description", "shape", "returns", "leaves", "disk", "host", "average", "peak", "algorithms", "bound", "moved"),
     *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
 )
 WRAPPED = {"why": 42}  # columns of prose, and the width from which on other columns matter more
@@ -38,6 +38,7 @@ class Row:
     leaves, returns   steps of the plan: the offload, or the op after which it was forgotten; the prefetch, or the op
                       that made it again; -1 where there is none
     stall             seconds that compute waited for its copies; None without a trace
+    tier              where its copy is, host or disk; "" if it has none
     """
 
     tensor: str
@@ -47,6 +48,7 @@ class Row:
     leaves: int
     returns: int
     stall: float | None
+    tier: str = ""
 
 
 def rows(plan: Plan, trace: Trace | None = None) -> list[Row]:
@@ -67,7 +69,8 @@ def rows(plan: Plan, trace: Trace | None = None) -> list[Row]:
         leaves, returns = moves.get(buffer, (-1, -1)) if fate is not Fate.KEEP else (-1, -1)
         last = tape.buffers[buffer].tensors[-1]
         stall_seconds = waited.get(buffer, 0.0) if trace else None
-        out.append(Row(last.name, last.shape, plan.payload(buffer), fate, leaves, returns, stall_seconds))
+        moved = plan.tier(buffer) if fate is Fate.OFFLOAD else ""
+        out.append(Row(last.name, last.shape, plan.payload(buffer), fate, leaves, returns, stall_seconds, moved))
     return out
 
 
@@ -101,13 +104,14 @@ def plan_table(plan: Plan, trace: Trace | None = None, width: int | None = None)
     Leaves and returns are steps of the plan, and with a trace the times at which these start.
     """
     title = f"{headline(plan)}\n{note(plan, trace)}"
-    return render(title, _columns(trace), list(_cells(plan, trace)), width)
+    return render(title, _columns(plan, trace), list(_cells(plan, trace)), width)
 
 
 def note(plan: Plan, trace: Trace | None) -> str:
     """What the headline leaves out, in a line: with a trace, its times."""
     if trace is None:
-        return f"floor {format_bytes(plan.floor_bytes)}, host {format_bytes(plan.host_bytes)}"
+        disk = f", disk {format_bytes(plan.disk_bytes)}" if plan.disk_bytes else ""
+        return f"floor {format_bytes(plan.floor_bytes)}, host {format_bytes(plan.host_bytes)}{disk}"
     stalls = sum(stall.seconds for stall in trace.stalls)
     return (
         f"{trace.kind}: {format_seconds(trace.step_seconds)} a step, {format_seconds(stalls)} of it stalls, "
@@ -117,7 +121,7 @@ def note(plan: Plan, trace: Trace | None) -> str:
 
 def plan_html(plan: Plan, trace: Trace | None = None) -> str:
     """The table as HTML, for notebooks."""
-    columns = _columns(trace)
+    columns = _columns(plan, trace)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     lines = []
     for cells in _cells(plan, trace):
@@ -137,8 +141,9 @@ def headline(plan: Plan) -> str:
     )
 
 
-def _columns(trace: Trace | None) -> tuple[str, ...]:
-    columns = ("tensor", "shape", "bytes", "fate", "leaves", "returns")
+def _columns(plan: Plan, trace: Trace | None) -> tuple[str, ...]:
+    tier = ("tier",) if plan.disk_bytes else ()
+    columns = ("tensor", "shape", "bytes", "fate", *tier, "leaves", "returns")
     return (*columns, "stall") if trace else columns
 
 
@@ -157,7 +162,8 @@ def _cells(plan: Plan, trace: Trace | None) -> Iterator[list[str]]:
 
     for row in rows(plan, trace):
         shape = "x".join(map(str, row.shape))
-        cells = [row.tensor, shape, format_bytes(row.bytes), str(row.fate), when(row.leaves), when(row.returns)]
+        tier = [row.tier] if plan.disk_bytes else []
+        cells = [row.tensor, shape, format_bytes(row.bytes), str(row.fate), *tier, when(row.leaves), when(row.returns)]
         yield [*cells, format_seconds(row.stall) if row.stall else ""] if trace else cells
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from vdnn.memory.trace import Trace
 from vdnn.micro_batches import in_round, parts_in, summed
 from vdnn.network import Network
 from vdnn.plans import Plans
+from vdnn.resident import Resident, resident_bytes
 from vdnn.units import parse_bytes
 
 
@@ -99,10 +101,15 @@ class Trainer:
                 size, and one with the rest.  None: the policy's choice, mostly 1
     allow_coupled  parts even if a layer takes statistics over the samples that are together (batch norm), so that
                 results differ: each part has its own, and running averages move once for each
-    threads, exact, link_bandwidth   of the host, see HostDevice
+    host_budget  bytes of host memory for what is offloaded, or "2GiB"; what is beyond goes to disk (vdnn.memory.tiers).
+                0: as few as there can be; None: any number
+    threads, exact, link_bandwidth, spill   of the host, see HostDevice; spill is the folder of what goes to disk
     math, storage   of a GPU, see CudaDevice
 
-    Raises BudgetError, with what would fit, if no plan of the policy does; DecisionError for a wrong policy;
+    `resident` says what the whole process was planned to hold and, so far, held; None where the system does not say.
+
+    Raises BudgetError, with what would fit, if no plan of the policy does; HostBudgetError if inputs and results are
+    larger than the host budget; DecisionError for a wrong policy; SpillError if there is no room on the disk;
     MicroBatchError or LayerError if the batch cannot come in so many parts.
     """
 
@@ -122,8 +129,10 @@ class Trainer:
         rewrites: str | Iterable[str] | None = None,
         micro_batches: int | None = None,
         allow_coupled: bool = False,
+        host_budget: int | str | None = None,
         deterministic: bool = True,
         link_bandwidth: float | None = None,
+        spill: str | os.PathLike[str] | None = None,
         math: str | None = None,
         storage: str | None = None,
     ) -> None:
@@ -132,7 +141,8 @@ class Trainer:
         self.net, self.policy, self.seed, self.undo = net, policy, seed, undo
         self.allow_coupled = allow_coupled
         self.optimizer = optimizers.get(optimizer or "momentum")
-        on_host = {"threads": threads, "exact": exact or None, "link_bandwidth": link_bandwidth}
+        self.host_budget = None if host_budget is None else parse_bytes(host_budget, least=0)
+        on_host = {"threads": threads, "exact": exact or None, "link_bandwidth": link_bandwidth, "spill": spill}
         on_gpu = {"math": math, "storage": storage, "deterministic": None if deterministic else False}
         self.device = self._device(device, on_host, on_gpu)
         self.device.settle = _settling(weakref.ref(self))
@@ -149,12 +159,13 @@ class Trainer:
         free = self.device.free_bytes()
         self.budget_bytes = free if budget is None else parse_bytes(budget, free)
         self.device.limit(self.budget_bytes)
-        parts = rewrites, micro_batches, allow_coupled
+        parts = rewrites, micro_batches, allow_coupled, self.host_budget
         self.plans = Plans(net, policy, self.budget_bytes, algorithms, self.device, self.optimizer, undo, *parts)
         self.plan = self.plans.main
         self._given = isinstance(algorithms, Mapping)
         self.micro_batches = self.plans.micro_batches
-        self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes)
+        self._before = resident_bytes()
+        self.device.reserve(self.plans.arena_bytes, self.plans.host_bytes, self.plans.disk_bytes)
         self._initialise()
 
     # ---- plans
@@ -185,7 +196,7 @@ class Trainer:
             self.settle()  # before a plan is made, too: to measure algorithms takes a device that is idle
         plan = self.plans.get(batch, purpose)
         # fewer samples may need a larger workspace
-        self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan))
+        self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan), plan.disk_bytes)
         return plan
 
     @property
@@ -451,6 +462,13 @@ class Trainer:
     def measured_peak_bytes(self) -> int:
         """Most bytes of the device slab in use at one time in a full step, from what kernels and copies were handed."""
         return self.device.measured_peak_bytes(self.plan)
+
+    @property
+    def resident(self) -> Resident | None:
+        """What the whole process is planned to hold, and what it held; None where the system does not say."""
+        if self._before is None:
+            return None
+        return Resident.of(self.device, self._before, self.plans.training_host_bytes)
 
     def save(self, path: str) -> None:
         """Write everything that is needed to go on, bit for bit, as one safetensors file.  The old file stays whole

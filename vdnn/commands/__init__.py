@@ -43,6 +43,18 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return decorate
 
 
+host_budget_option = click.option(
+    "--host-budget",
+    help="Bytes of host memory for what is offloaded, 2GiB (2^30), 0 for as few as there can be; what is beyond goes "
+    "to disk.  [default: any number]",
+)
+spill_option = click.option(
+    "--spill",
+    type=click.Path(file_okay=False),
+    help="The folder of the file for what goes to disk.  [default: VDNN_SPILL, or that for temporary files]",
+)
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""

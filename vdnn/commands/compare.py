@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import PICTURES, check_writable, ending, leave, setting_of, share, usage_errors
+from vdnn.commands import (
+    PICTURES,
+    check_writable,
+    ending,
+    host_budget_option,
+    leave,
+    setting_of,
+    share,
+    usage_errors,
+)
 from vdnn.commands.plan import BUDGET, jitter_option, setting_options
 from vdnn.commands.searching import certified, search_options, searching_as_asked
 
@@ -32,6 +41,7 @@ MEASURED = frozenset({"planning_seconds"})
 @setting_options
 @click.option("--policy", "names", multiple=True, help="A policy; repeat for more.  [default: all by name]")
 @click.option("--budget", "budgets", multiple=True, help=f"{BUDGET}; repeat for more.  [default: all memory]")
+@host_budget_option
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False), help="Write a line of figures per plan.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw time over budget: .png, .svg or .pdf.")
 @jitter_option
@@ -189,7 +199,7 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
             names = {part: part if part == "jitter" else f"jitter_{part}" for part in value}
             is_time = {part for part in value if part.endswith(("_seconds", "_slowdown"))}
             flat |= {f"{names[k]}_{kind}" if k in is_time else names[k]: figure for k, figure in value.items()}
-        elif name == "rewrites":
+        elif name in ("rewrites", "spilled"):
             flat[name] = " ".join(value)
         elif name != "time":
             flat[f"{name}_{kind}" if name in SIMULATED else f"{name}_measured" if name in MEASURED else name] = value

@@ -210,7 +210,7 @@ class Bench:
         """Run one step, its inputs put in place before, and say what happened when."""
         from vdnn.memory.execute import execute
 
-        self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan))
+        self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan), plan.disk_bytes)
         for name, value in self.inputs.items():
             self.device.write(plan, name, value)
         return execute(plan, self.device)

@@ -14,6 +14,7 @@ from vdnn.commands import (
     check_writable,
     ending,
     exact_option,
+    host_budget_option,
     leave,
     setting_of,
     share,
@@ -92,6 +93,7 @@ jitter_option = click.option("--jitter", help="Say by how much the step slows if
 @setting_options
 @click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function.")
 @click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]")
+@host_budget_option
 @click.option("--table", is_flag=True, help="Print the fate of every tensor.")
 @click.option("--explain", is_flag=True, help="Print the fate of every tensor, what it costs and saves, and why.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")
@@ -151,6 +153,7 @@ def _planned(
     """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
     from vdnn.budgets import budget_bytes
     from vdnn.fitting import BudgetError
+    from vdnn.host_budgets import HostBudgetError
     from vdnn.memory.verify import verify
 
     start, message = time.perf_counter(), ""
@@ -161,6 +164,8 @@ def _planned(
     if made.arena_bytes > setting.budget:
         error = BudgetError(setting, policy, algorithms, made)
         made, message = error.plan, str(error)
+    elif not made.is_within_host:
+        message = str(HostBudgetError(made)).replace("host_budget=", "--host-budget ")
     verify(made)
     return made, setting.cost, certified(summary_of(made, setting, taken, jitter)), message
 
@@ -182,8 +187,10 @@ def _describe(summary: dict[str, Any]) -> str:
         *(["floor and oracle are those of the whole batch"] if is_of_whole([summary]) else []),
         "",
     ]
-    shown = ("budget", "arena", "peak", "average", "floor", "host", "offloaded")
-    lines += byte_lines({key: summary[f"{key}_bytes"] for key in shown})
+    shown = ("budget", "arena", "peak", "average", "floor", "host", "disk", "offloaded")
+    limited = summary["host_budget_bytes"] is not None
+    amounts = {key: summary[f"{key}_bytes"] for key in shown if key != "disk" or limited or summary["disk_bytes"]}
+    lines += byte_lines(amounts | ({"host budget": summary["host_budget_bytes"]} if limited else {}))
     lines += [
         f"{key:<16}{format_seconds(summary[f'{key}_seconds']):>10}" for key in ("step", "oracle", "stall", "planning")
     ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vdnn.train import Epoch, Trainer
 
 DIGITS = (1, 8, 8)
+RESIDENT = ("planned", "measured")
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,15 @@ class Session:
         figures = summary(trainer.plan, trainer.device.cost, trainer.budget_bytes, self.trace)
         del figures["oracle_seconds"], figures["stall_seconds"], figures["average_bytes"]
         figures |= {"arena_bytes": arena, "fits": arena <= trainer.budget_bytes, "time": "measured"}
-        copies = sum(self.copy_seconds)
+        copies, resident = sum(self.copy_seconds), trainer.resident
         return figures | {
             "ops": len(trainer.plan.tape.ops),
             "measured_ops": trainer.measured_ops,
             "algorithms_by": trainer.algorithms_by,
+            "disk_bytes": trainer.device.disk_bytes,
             "measured_peak_bytes": trainer.measured_peak_bytes,
+            "resident_planned_bytes": resident.planned if resident else None,
+            "resident_measured_bytes": resident.measured if resident else None,
             "step_seconds": median(self.step_seconds) if self.step_seconds else None,
             "copy_seconds": median(self.copy_seconds) if self.copy_seconds else None,
             "hidden_copy_fraction": 1 - sum(self.exposed_seconds) / copies if copies else 1.0,
@@ -197,6 +201,13 @@ def _chosen(figures: dict[str, Any]) -> str:
     return by[figures["algorithms_by"]]
 
 
+def _resident_lines(figures: dict[str, Any]) -> list[str]:
+    """What the whole process was planned to hold and held; nothing where the system does not say."""
+    if figures["resident_measured_bytes"] is None:
+        return []
+    return ["", "resident set of the whole process", *byte_lines({k: figures[f"resident_{k}_bytes"] for k in RESIDENT})]
+
+
 def report(figures: dict[str, Any]) -> str:
     """The figures for people."""
     accuracy = figures["test_accuracy"]
@@ -220,7 +231,9 @@ def report(figures: dict[str, Any]) -> str:
                 "host": figures["host_bytes"],
                 "offloaded": figures["offloaded_bytes"],
             }
+            | ({"disk": figures["disk_bytes"]} if figures["disk_bytes"] else {})
         ),
+        *_resident_lines(figures),
     ]
     if figures["step_seconds"] is not None:
         lines += [f"{key:<16}{format_seconds(figures[f'{key}_seconds']):>10}" for key in ("step", "copy")]

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, bandwidth, exact_option, leave, network_named, usage_errors, with_options
+from vdnn.commands import (
+    INTERRUPTED,
+    bandwidth,
+    exact_option,
+    host_budget_option,
+    leave,
+    network_named,
+    spill_option,
+    usage_errors,
+    with_options,
+)
 from vdnn.commands.searching import robust_option, searching_as_asked, seconds_option, telling
 
 if TYPE_CHECKING:
@@ -23,11 +33,18 @@ if TYPE_CHECKING:
 
 PATH = click.Path(dir_okay=False)
 OPTIMIZERS = ("sgd", "momentum", "adam")
+# Options that the Trainer has by the same names
+NAMED = (
+    *("policy", "budget", "algorithms", "rewrites", "seed", "threads", "exact", "micro_batches"),
+    *("allow_coupled", "host_budget", "spill"),
+)
 
 options = with_options(
     click.argument("network"),
     click.option("--policy", help="A name, or module:function.  [default: vdnn_dyn]"),
     click.option("--budget", help="Bytes of the arena: 2GiB (2^30), 8GB (10^9), 80%.  [default: all that is free]"),
+    host_budget_option,
+    spill_option,
     click.option("--batch", type=click.IntRange(min=1), help="Samples per step.  [default: 32]"),
     click.option(
         "--algorithms",
@@ -110,6 +127,7 @@ def train(
 def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
     from vdnn.descriptions import CheckpointError
+    from vdnn.host_budgets import HostBudgetError
     from vdnn.inputs import InputError
     from vdnn.kernels.cuda.driver import CudaError
     from vdnn.memory.device import DeviceError
@@ -122,6 +140,8 @@ def failures(as_json: bool) -> Iterator[None]:
         if as_json:
             click.echo(json.dumps(summary(error.plan, error.cost, error.budget_bytes), indent=2))
         leave(str(error))
+    except HostBudgetError as error:
+        leave(str(error).replace("host_budget=", "--host-budget "))
     except BrokenPipeError:
         raise
     except (CheckpointError, CudaError, DeviceError, InputError, OSError, TrainingError) as error:
@@ -161,7 +181,7 @@ def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, d
 
 def _check_device(given: dict[str, Any], device: str) -> None:
     """Refuse options of another kind of device than the one that will be used."""
-    others = ("math",) if device == "host" else ("threads", "exact", "link_bandwidth")
+    others = ("math",) if device == "host" else ("threads", "exact", "link_bandwidth", "spill")
     for name in others:
         if given[name] is not None:
             option = f"--{name.replace('_', '-')}" + (f" {given[name]}" if given[name] is not True else "")
@@ -177,8 +197,7 @@ def _arguments(given: dict[str, Any], optimizer: Optimizer | str) -> dict[str, A
         if not math.isfinite(given["learning_rate"]):
             raise click.UsageError(f"--learning-rate {given['learning_rate']} is no number")
         made = replace(made, learning_rate=given["learning_rate"])  # type: ignore[type-var]
-    named = ("policy", "budget", "algorithms", "rewrites", "seed", "threads", "exact", "micro_batches", "allow_coupled")
-    arguments = {name: given[name] for name in named if given[name] is not None}
+    arguments = {name: given[name] for name in NAMED if given[name] is not None}
     if given["device"] is not None:
         arguments["device"] = given["device"]
     if given["math"] is not None:

@@ -36,7 +36,7 @@ class Bound:
     resident  {name: array in the arena}, of what stays on the device
     inputs    per slot {name: array on the host}, from which the step's inputs are fetched
     results   {name: array on the host}, where results arrive
-    undo      {step: (bytes in the arena, where their undo copy lies on the host)}
+    undo      {step: puts back the bytes in the arena of which that step makes an undo copy}
     accesses  of each step, the bytes of the arena that it is handed
     """
 
@@ -45,7 +45,7 @@ class Bound:
         self.resident: dict[str, Array] = {}
         self.inputs: list[dict[str, Array]] = [{} for _ in range(device.slots)]
         self.results: dict[str, Array] = {}
-        self.undo: dict[int, tuple[Array, int]] = {}
+        self.undo: dict[int, Callable[[], Any]] = {}
         self.undoable: set[str] = set()
         self.accesses: list[list[Access]] = [[] for _ in plan.steps]
         self.actions: dict[int, Callable[[], Any]] = {}
@@ -102,14 +102,28 @@ class Bound:
                 for inputs, place in zip(self.inputs, places, strict=True):
                     for tensor in buffer.tensors:
                         inputs[tensor.name] = self._on_host(place, tensor)
-            return device.copier(step.kind, offset, places, nbytes)
+            return self._spill(step.kind, step) if step.tier else device.copier(step.kind, offset, places, nbytes)
         if step.name in self.resident:
-            self.undo[i] = (on_device, step.offset)
+            self.undo[i] = self._put_back(step, on_device)
             self.undoable.add(step.name)
         for tensor in buffer.tensors:
             if tensor.name in plan.tape.results:
                 self.results[tensor.name] = self._on_host(step.offset, tensor)
+        if step.tier:
+            return self._spill(step.kind, step)
         return device.copier(step.kind, offset, places, nbytes)
+
+    def _spill(self, kind: str, step: Step) -> Callable[[], Any]:
+        """A copy of the step's buffer to or from its place on disk, in whole granules."""
+        offset, nbytes = self._at[step.name], self.plan.size(step.name)
+        return self.device.spiller(kind, offset, step.offset, nbytes, step.name)
+
+    def _put_back(self, step: Step, on_device: Array) -> Callable[[], Any]:
+        """What brings back the bytes that an undo copy was made of."""
+        if step.tier:
+            return self._spill("prefetch", step)
+        saved = self.device.host[step.offset : step.offset + on_device.nbytes]
+        return partial(self.device.put, on_device, saved)
 
     def _on_host(self, place: int, tensor: Tensor) -> Array:
         return host_view(self.device.host, place, tensor, self.device.kernels.storage)

@@ -22,8 +22,8 @@ def contended(plan: Plan, cost: Cost, contention: Contention) -> list[Event]:
     slows: what is done of it grows linearly, by a rate that changes when other work begins or ends.  The time between
     two such changes is found exactly, so the cost is that of steps times streams, whatever the times are.
 
-    A copy to or from disk neither slows nor is slowed: direct I/O is the drive's work, and takes neither a core nor much
-    of a link.
+    A copy to or from disk neither slows nor is slowed: direct I/O is the drive's work, and takes neither a core nor
+    much of a link.
 
     Raises PlanError if steps wait for each other, so that none of them can begin.
     """

@@ -91,7 +91,12 @@ class CudaDevice(Device):
 
     # ---- memory
 
-    def _take(self, arena_bytes: int, host_bytes: int) -> None:
+    def _take(self, arena_bytes: int, host_bytes: int, disk_bytes: int) -> None:
+        if disk_bytes:
+            raise DeviceError(
+                f"the plan needs a spill file of {disk_bytes} bytes, and plans with one run on the host only; plan "
+                "without a host budget, or in a larger one"
+            )
         self._let_go()
         gc.collect()  # trainers that nobody uses any more may hold slabs
         free, total = self.driver.memory_info()
@@ -247,10 +252,9 @@ class CudaDevice(Device):
             self.lost = self.torn = True
             raise DeviceError(f"the GPU failed: {error}") from error
 
-    def restore(self, plan: Plan, run: Any) -> None:
+    def restore(self, plan: Plan, run: Any) -> str:
         """As on any device; a GPU that failed cannot be restored."""
-        if not self.lost:
-            super().restore(plan, run)
+        return "" if self.lost else super().restore(plan, run)
 
     def rescued(self, plan: Plan) -> dict[str, Array]:
         """After the GPU was lost: {name: its undo copy} of everything that steps of `plan` update.
@@ -263,7 +267,8 @@ class CudaDevice(Device):
         if schedule is None or not schedule.completed:
             return {}
         found = {}
-        for i, (_, place) in schedule.bound.undo.items():
+        for i in schedule.bound.undo:
+            place = plan.steps[i].offset
             for tensor in plan.tape.buffers[plan.steps[i].name].tensors:
                 view = host_view(self._host, place, tensor, self.kernels.storage)
                 found[tensor.name] = np.array(view, order="C")

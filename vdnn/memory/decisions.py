@@ -148,9 +148,7 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
         slack=_counts("slack", decisions.slack, tape),
         returns=_by_buffer(decisions.returns, tape),
         tiers=_tiers(decisions.tiers, tape),
-        host_budget=None
-        if decisions.host_budget is None
-        else _count("host_budget", decisions.host_budget, "bytes"),
+        host_budget=None if decisions.host_budget is None else _count("host_budget", decisions.host_budget, "bytes"),
     )
 
 

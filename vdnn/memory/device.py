@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from vdnn.memory.verify import SAFE, verify
 from vdnn.micro_batches import without_round
 from vdnn.network import Network, Role, Tensor
 
+if TYPE_CHECKING:
+    from vdnn.memory.spill import SpillFile
+
 INPUTS = ("input", "labels", "clock")
 
 
@@ -30,7 +33,8 @@ class DeviceError(RuntimeError):
 
 
 class Device(ABC):
-    """Runs plans: an arena of device memory and a slab of host memory, both taken once.
+    """Runs plans: an arena of device memory, a slab of host memory and, for plans that use one, a spill file, all taken
+    once.
 
     network         gives the layers' methods
     optimizer       gives `update`; None for plans without updates
@@ -63,13 +67,14 @@ class Device(ABC):
         self.lost = False  # whether the device failed, with all that was on it
         self.slot = 0  # which place the inputs are written to
         self.settle: Callable[[], None] = lambda: None  # whoever began a step sets what must be done before the next
+        self.spill: SpillFile | None = None
         self._bound: dict[int, Bound] = {}
 
     # ---- what a kind of device adds
 
     @abstractmethod
-    def _take(self, arena_bytes: int, host_bytes: int) -> None:
-        """Take both slabs, in the place of those there are."""
+    def _take(self, arena_bytes: int, host_bytes: int, disk_bytes: int) -> None:
+        """Take both slabs and a spill file, in the place of those there are; first the file, which may fail."""
 
     @property
     @abstractmethod
@@ -112,6 +117,14 @@ class Device(ABC):
         host slab.
         """
 
+    def spiller(self, kind: str, offset: int, place: int, nbytes: int, name: str) -> Callable[[], Any]:
+        """The action of an offload or a prefetch between byte `offset` of the arena and byte `place` of the spill file.
+
+        nbytes   whole granules; name: whose they are, for errors
+        Raises DeviceError where the device has no such file.
+        """
+        raise DeviceError(f"{name} is to be on disk, and the device {self.name!r} has no spill file")
+
     @abstractmethod
     def put(self, view: Array, value: Array) -> None:
         """Copy a NumPy array to a view of the arena."""
@@ -138,26 +151,39 @@ class Device(ABC):
 
     # ---- memory
 
-    def reserve(self, arena_bytes: int, host_bytes: int) -> None:
-        """Take the two slabs, once, for all plans to come.  What they held is lost."""
+    @property
+    def resident_bytes(self) -> tuple[int, int, int]:
+        """Bytes of main memory that the arena, the host slab and staging for the spill file take."""
+        return 0, int(self.host.nbytes), self.spill.staging_bytes if self.spill is not None else 0
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the spill file."""
+        return self.spill.nbytes if self.spill is not None else 0
+
+    def reserve(self, arena_bytes: int, host_bytes: int, disk_bytes: int = 0) -> None:
+        """Take the two slabs and the spill file, once, for all plans to come.  What they held is lost."""
         self.check_idle()
-        self._take(arena_bytes, host_bytes)
+        self._take(arena_bytes, host_bytes, disk_bytes)
         self._bound.clear()
         self.held.clear()
         self.torn = False  # there are no weights any more
 
-    def grow(self, arena_bytes: int, host_bytes: int) -> None:
-        """Take larger slabs if these are too small; the weights and what stays with them keep their places."""
-        if arena_bytes <= self.arena_bytes and host_bytes <= self.host.nbytes:
+    def grow(self, arena_bytes: int, host_bytes: int, disk_bytes: int = 0) -> None:
+        """Take larger slabs, and a larger file, if these are too small; the weights and what stays with them keep their
+        places.
+        """
+        before = self.arena_bytes, int(self.host.nbytes), self.disk_bytes
+        wanted = tuple(map(max, (arena_bytes, host_bytes, disk_bytes), before))
+        if wanted == before:
             return
         self.check_idle()
         if self.torn:
             raise DeviceError("a failure left no whole weights that could keep their places; load a checkpoint first")
         kept = [(start, self.get(self.scratch(start, stop - start))) for start, stop in self.held.values()]
-        before = self.arena_bytes, int(self.host.nbytes)
         self.torn = True  # until the weights are back
         try:
-            self._take(max(arena_bytes, before[0]), max(host_bytes, before[1]))
+            self._take(*wanted)
         except (DeviceError, MemoryError):
             self._take(*before)
             self._put_back(kept)
@@ -197,10 +223,11 @@ class Device(ABC):
             verify(plan)
         self._check_residents(plan)
         if not self.arena_bytes and not self.host.size and not self.torn:
-            self.reserve(plan.arena_bytes, self.host_bytes_of(plan))
+            self.reserve(plan.arena_bytes, self.host_bytes_of(plan), plan.disk_bytes)
         for what, need, have in (
             ("arena", plan.arena_bytes, self.arena_bytes),
             ("host slab", self.host_bytes_of(plan), self.host.nbytes),
+            ("spill file", plan.disk_bytes, self.disk_bytes),
         ):
             if need > have:
                 raise DeviceError(f"the plan needs a {what} of {need} bytes, this device has reserved {have}")
@@ -256,15 +283,15 @@ class Device(ABC):
         bound = self.load(plan)
         return self._start(plan, bound, timed)
 
-    def restore(self, plan: Plan, run: Any) -> None:
-        """Put back what a step that failed has overwritten; `torn` is set if something had no undo copy."""
+    def restore(self, plan: Plan, run: Any) -> str:
+        """Put back what a step that failed has overwritten; why not, if that fails.
+
+        `torn` is set then, and if something that was overwritten had no undo copy.
+        """
         bound = self.load(plan)
-        for i, (view, place) in bound.undo.items():
-            if run.finished(i):
-                self.put(view, self._saved(view, place))
-        for i, _, op in plan.computes():
-            if run.started(i) and any(b in bound.resident and b not in bound.undoable for b in op.writes):
-                self.torn = True
+        written = {b for i, _, op in plan.computes() if run.started(i) for b in op.writes if b in bound.resident}
+        self.torn |= not written <= bound.undoable
+        return self._undo(bound, (i for i in bound.undo if plan.steps[i].name in written and run.finished(i)))
 
     def take_back(self, plan: Plan) -> str:
         """Undo a step that ended well; says what became of the weights.  Without undo copies the device is `torn`."""
@@ -272,13 +299,18 @@ class Device(ABC):
         if not bound.undo:
             self.torn = True
             return "the weights were updated with it and are lost: undo=False"
-        for view, place in bound.undo.values():
-            self.put(view, self._saved(view, place))
-        return "the weights are as before this step"
+        why = self._undo(bound, bound.undo)
+        return f"the weights were updated with it and are lost: {why}" if why else "the weights are as before this step"
 
-    def _saved(self, view: Array, place: int) -> Array:
-        """The undo copy of some bytes of the arena."""
-        return self.host[place : place + view.nbytes]
+    def _undo(self, bound: Bound, steps: Iterable[int]) -> str:
+        """Put back the undo copies of these steps; why not, if that fails, and the device is `torn`."""
+        try:
+            for i in steps:
+                bound.undo[i]()
+        except DeviceError as error:
+            self.torn = True
+            return str(error)
+        return ""
 
     def measured_peak_bytes(self, plan: Plan) -> int:
         """Most bytes of the arena in use at one time, from the arrays that the plan's steps are really handed.

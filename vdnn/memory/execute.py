@@ -85,7 +85,9 @@ def _run_of(plan: Plan, device: Device, timed: bool) -> Iterator[tuple[Any, list
             if sys.is_finalizing():  # a step that nobody waited for: the device goes with the process
                 raise
             _stop(run)
-            device.restore(plan, run)
+            why = device.restore(plan, run)
+            if why:
+                error.add_note(f"the weights could not be put back: {why}")
             if run.failed_at >= 0 and error is run.error:
                 error.add_note(f"in step {run.failed_at} of the plan: {plan.steps[run.failed_at]}")
             raise

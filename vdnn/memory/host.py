@@ -18,13 +18,14 @@ from vdnn.memory.bind import Bound, host_view
 from vdnn.memory.cost import Cost
 from vdnn.memory.device import Device
 from vdnn.memory.host_cost import host_cost
+from vdnn.memory.pages import slab
 from vdnn.memory.plan import Plan, Step
 from vdnn.memory.poison import Poison
+from vdnn.memory.spill import SpillFile
 from vdnn.memory.streams import Entry, Program, Run, Streams
 from vdnn.network import Network, Tensor
 
 CGROUP = Path("/sys/fs/cgroup")
-PAGE = 4096  # bytes
 
 
 def free_memory() -> int:
@@ -39,24 +40,20 @@ def free_memory() -> int:
     return free
 
 
-def slab(nbytes: int) -> Any:
-    """Bytes, all 0, that begin on a page; the system gives a page when it is first written to."""
-    raw = np.zeros(nbytes + PAGE, np.uint8)
-    first = -raw.ctypes.data % PAGE
-    return raw[first : first + nbytes]
-
-
 class HostDevice(Device):
     """Runs plans on the CPU.
 
-    The arena stands for device memory and the host slab for pinned memory; copies between them run on threads of
-    their own beside compute, as copy engines do, and wait only where the plan says so.
+    The arena stands for device memory and the host slab for pinned memory; copies between them, and between the arena
+    and the spill file, run on threads of their own beside compute, as copy engines do, and wait only where the plan
+    says so.
 
     network         gives the layers' methods
     optimizer       gives `update`; None for plans without updates
     threads         workers that share one operation; plans must be made for the same number
     exact           convolve by plain products alone (vdnn.kernels.numpy.conv); plans must be made for the same
-    link_bandwidth  bytes per second each way; None: as fast as memory copies are.  Lower, it lets overlap be studied
+    link_bandwidth  bytes per second each way; None: as fast as memory copies are.  Lower, it lets overlap be studied.
+                    Copies to and from disk take the time that the disk takes
+    spill           folder of the spill file, if a plan has one; None: VDNN_SPILL, else that for temporary files
     poison          overwrite freed bytes, so that a use after free gives NaN (default: whether VDNN_SANITIZE is 1)
     delay           seconds to sleep before a step, as a function of it: to provoke races in tests
     checked         refuse plans that `verify` does, as an edited one may be; False only to see what then happens
@@ -73,22 +70,27 @@ class HostDevice(Device):
         threads: int | None = None,
         exact: bool = False,
         link_bandwidth: float | None = None,
+        spill: str | os.PathLike[str] | None = None,
         poison: bool | None = None,
         delay: Callable[[Step], float] | None = None,
         checked: bool = True,
     ) -> None:
         if link_bandwidth is not None and link_bandwidth <= 0:
             raise ValueError(f"link_bandwidth={link_bandwidth}: bytes per second, more than 0")
-        super().__init__(network, optimizer, NumpyKernels(threads, exact), poison, delay, checked)
-        self.link_bandwidth = link_bandwidth
+        super().__init__(network, optimizer, NumpyKernels(threads, exact=exact), poison, delay, checked)
+        self.link_bandwidth, self.folder = link_bandwidth, spill
         self.streams = Streams()
         self._cost: tuple[Any, Cost] | None = None  # of which optimizer
         self._programs: dict[int, tuple[Program, Poison | None]] = {}
-        self._take(0, 0)
+        self._take(0, 0, 0)
 
     # ---- memory
 
-    def _take(self, arena_bytes: int, host_bytes: int) -> None:
+    def _take(self, arena_bytes: int, host_bytes: int, disk_bytes: int) -> None:
+        if self.spill is not None:
+            self.spill.resize(disk_bytes)
+        elif disk_bytes:
+            self.spill = SpillFile(disk_bytes, self.folder)
         self.arena, self._host = slab(arena_bytes), slab(host_bytes)
         self._programs.clear()
 
@@ -96,6 +98,11 @@ class HostDevice(Device):
     def arena_bytes(self) -> int:
         """Bytes that this device holds on behalf of plans."""
         return int(self.arena.nbytes)
+
+    @property
+    def resident_bytes(self) -> tuple[int, int, int]:
+        """As on any device; here the arena is main memory, too."""
+        return self.arena_bytes, *super().resident_bytes[1:]
 
     @property
     def host(self) -> Array:
@@ -140,6 +147,16 @@ class HostDevice(Device):
             return partial(np.copyto, target, source)
         return partial(_throttled, target, source, nbytes / self.link_bandwidth)
 
+    def spiller(self, kind: str, offset: int, place: int, nbytes: int, name: str) -> Callable[[], Any]:
+        """The read or write itself; Python's other threads run meanwhile."""
+        on_device = self.scratch(offset, nbytes)
+
+        def copy() -> None:
+            assert self.spill is not None
+            (self.spill.write if kind == "offload" else self.spill.read)(on_device, place, name)
+
+        return copy
+
     def put(self, view: Array, value: Array) -> None:
         """Copy a NumPy array to a view of the arena."""
         np.copyto(view, value, casting="same_kind")
@@ -161,6 +178,8 @@ class HostDevice(Device):
     def _start(self, plan: Plan, bound: Bound, timed: bool) -> Run:
         if id(plan) not in self._programs:
             self._programs[id(plan)] = self._program(bound)
+        if self.spill is not None:
+            self.spill.mend()
         program, poison = self._programs[id(plan)]
         if poison:
             poison.reset()
@@ -187,6 +206,8 @@ class HostDevice(Device):
         """End the threads.  The device cannot be used any more."""
         self.streams.close()
         self.kernels.close()
+        if self.spill is not None:
+            self.spill.close()
 
 
 def _throttled(target: Array, source: Array, seconds: float) -> None:

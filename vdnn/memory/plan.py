@@ -229,7 +229,8 @@ class Plan:
         tape |= {"resident": self.tape.resident, "results": self.tape.results, "alias": dict(self.tape.alias)}
         tape["tensors"] = [[t.name, t.shape, t.dtype, t.role] for t in self.tape.tensors.values()]
         tape["ops"] = [asdict(op) for op in self.tape.ops]
-        steps = [[s.kind, s.name, s.stream, s.offset, s.algorithm, s.waits, *filter(None, [s.tier])] for s in self.steps]
+        steps = [[s.kind, s.name, s.stream, s.offset, s.algorithm, s.waits, s.tier] for s in self.steps]
+        steps = [step if step[-1] else step[:-1] for step in steps]  # as before there were tiers
         return json.dumps({"format": "vdnn plan 1", "header": self._header(), "tape": tape, "steps": steps})
 
     @classmethod

@@ -5,10 +5,10 @@
     y2              |---------------------|
     y3                   |-----------|                the last
 
-Where the host slab would be larger than its budget, the copy that stays longest is taken out of what is there when most
-is there, until the rest fits: what is away for long has the most time to be written and read, and frees the slab for the
-longest.  Undo copies come before all others, since nothing reads them back unless a step fails.  Inputs and results stay
-in host memory, where whoever runs a step writes and reads them.
+Where the host slab would be larger than its budget, the copy that stays longest is taken out of what is there when
+most is there, until the rest fits: what is away for long has the most time to be written and read, and frees the slab
+for the longest.  Undo copies come before all others, since nothing reads them back unless a step fails.  Inputs and
+results stay in host memory, where whoever runs a step writes and reads them.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class _Split:
             if self.budget is None or extent(lives, offsets) <= self.budget:
                 return staying, offsets
             top = {s.name for s, at in zip(staying, offsets, strict=True) if at + s.life.size > self.budget}
-            if not (self.take(self.left & [stay.name in top for stay in self.queue]) or self.take(self.left)):
+            is_high = np.array([stay.name in top for stay in self.queue], dtype=np.bool_)
+            if not (self.take(self.left & is_high) or self.take(self.left)):
                 return staying, offsets
 
     def take(self, which: NDArray[np.bool_]) -> bool:

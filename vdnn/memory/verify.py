@@ -243,7 +243,9 @@ class _Walk:
         held = self.hosts[tier].content(start)
         if held != content or not content:
             wanted, found = self.contents.names[content], self.contents.names[held]
-            self.refuse(f"at the end {tier or 'host'} bytes {start} to {stop} hold {found}; they must hold {wanted}", at)
+            self.refuse(
+                f"at the end {tier or 'host'} bytes {start} to {stop} hold {found}; they must hold {wanted}", at
+            )
 
     # ---- order
 
