@@ -1,4 +1,5 @@
-"""Plans with one thing wrong: a wait dropped, an offset shifted, a step removed, moved early or swapped with another.
+"""Plans with one thing wrong: a wait dropped, an offset shifted, a step removed, moved early or swapped with another, a
+copy on another tier, a spill file that is too small.
 
 Waits are step numbers, so steps that move take theirs along; a wait for a step that is removed goes, and one for a step
 that now comes later stays and is worth nothing.
@@ -112,6 +113,27 @@ def with_copies_on_one_stream(plan: Plan) -> Iterator[Mutant]:
         yield f"all copies on stream {stream}", partial(replace, plan, steps=steps)
 
 
+def with_another_tier(plan: Plan) -> Iterator[Mutant]:
+    for i, step in enumerate(plan.steps):
+        for tier in ("", "disk", "tape"):
+            if tier != step.tier and (step.kind in COPIES or i % 7 == 0):
+                yield f"step {i} on {tier or 'host'}", partial(with_step, plan, i, tier=tier)
+
+
+def with_another_tier_for_a_buffer(plan: Plan) -> Iterator[Mutant]:
+    """All copies of a buffer, at the place that one of them had."""
+    for name in dict.fromkeys(s.name for s in plan.steps if s.kind in COPIES):
+        copies = [i for i, s in enumerate(plan.steps) if s.kind in COPIES and s.name == name]
+        tier = "" if plan.steps[copies[0]].tier else "disk"
+        for offset in {plan.steps[copies[0]].offset, 0}:
+            yield f"{name} on {tier or 'host'} at {offset}", partial(with_steps, plan, copies, tier=tier, offset=offset)
+
+
+def with_a_smaller_file(plan: Plan) -> Iterator[Mutant]:
+    if plan.disk_bytes:
+        yield "the spill file a sector smaller", partial(replace, plan, disk_bytes=plan.disk_bytes - 4096)
+
+
 KINDS: tuple[Callable[[Plan], Iterator[Mutant]], ...] = (
     without_a_wait,
     with_a_wait_for_another,
@@ -124,6 +146,9 @@ KINDS: tuple[Callable[[Plan], Iterator[Mutant]], ...] = (
     with_steps_swapped,
     with_a_copy_on_the_other_stream,
     with_copies_on_one_stream,
+    with_another_tier,
+    with_another_tier_for_a_buffer,
+    with_a_smaller_file,
 )
 
 
@@ -133,6 +158,12 @@ def runs(step: Step) -> bool:
 
 def with_step(plan: Plan, i: int, **changes: Any) -> Plan:
     return replace(plan, steps=(*plan.steps[:i], replace(plan.steps[i], **changes), *plan.steps[i + 1 :]))
+
+
+def with_steps(plan: Plan, places: list[int], **changes: Any) -> Plan:
+    for i in places:
+        plan = with_step(plan, i, **changes)
+    return plan
 
 
 def without(plan: Plan, i: int) -> Plan:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 
-from vdnn.memory.plan import Plan
+from vdnn.memory.plan import Plan, Step
 from vdnn.network import Role
 from vdnn.tape import GRANULE, Tape
 
@@ -114,12 +114,13 @@ class Action:
 
 
 class Machine:
-    """A plan over granules; `memory` is the arena's, then the host's."""
+    """A plan over granules; `memory` is the arena's, then the host's, then that of the spill file."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.tape, self.sequential = plan, plan.tape, sequential(plan.tape)
         self.arena = whole(plan.arena_bytes)
-        self.size = self.arena + whole(plan.host_bytes)
+        self.host = self.arena + whole(plan.host_bytes)
+        self.size = self.host + whole(plan.disk_bytes)
         self.actions: list[Action] = []
         self.resident: dict[str, range] = {}
         self.inputs: dict[str, range] = {}
@@ -137,6 +138,7 @@ class Machine:
         results: dict[str, int] = {}
         self.script: list[range | Action] = []  # in plan order: granules to poison, actions to run
         for i, step in enumerate(self.plan.steps):
+            need(not step.tier or step.kind in ("offload", "prefetch"), f"{i}: {step.kind} has a tier")
             if step.kind == "alloc":
                 need(step.name not in at, f"{i}: {step.name} allocated twice")
                 at[step.name] = self._alloc(i, owner)
@@ -156,6 +158,7 @@ class Machine:
                     results[step.name] = place[i]
         for b, content in self.sequential.results.items():
             need(b in results, f"result {b} is not offloaded")
+            need(not self.plan.steps[self.actions[results[b]].index].tier, f"result {b} is not in host memory")
             self.checks.append((f"result {b}", self.actions[results[b]].target, content))
         for b, content in self.sequential.after.items():
             self.checks.append((f"resident {b}", list(self.resident[b]), content))
@@ -172,7 +175,8 @@ class Machine:
             if step.kind == "prefetch" and step.name in self.tape.buffers:
                 if self.tape.buffers[step.name].role is not Role.INPUT:
                     continue
-                where = self._host(step.offset, step.name)
+                need(not step.tier, f"{i}: input {step.name} is not in host memory")
+                where = self._host(step)
                 need(self.inputs.setdefault(step.name, where) == where, f"{i}: input {step.name} lies in two places")
         need(set(self.resident) == set(self.tape.resident), "a resident buffer has no place")
         for places in (self.resident, self.inputs):
@@ -200,7 +204,7 @@ class Machine:
         if step.kind != "compute":
             need(stream > 0, f"{i}: copy on {step.stream}")
             need(step.name in at, f"{i}: {step.kind} of {step.name}, which is absent")
-            device, host = at[step.name], self._host(step.offset, step.name)
+            device, host = at[step.name], self._host(step)
             source, target = (device, host) if step.kind == "offload" else (host, device)
             return Action(i, number, stream, waits, list(source), list(target), kept=tuple(range(len(source))))
         need(stream == 0, f"{i}: compute on {step.stream}")
@@ -218,8 +222,15 @@ class Machine:
         kept = tuple(n for n, g in enumerate(source) if g not in target)
         return Action(i, number, stream, waits, source, target + scratch, wanted, made, kept)
 
-    def _host(self, offset: int, name: str) -> range:
-        return self._range(offset, self.plan.payload(name), self.arena, self.size)
+    def _host(self, step: Step) -> range:
+        """The granules of host memory, or of the spill file, where whole sectors are taken, that a copy touches."""
+        nbytes = self.plan.payload(step.name)
+        if not step.tier:
+            return self._range(step.offset, nbytes, self.arena, self.host)
+        need(step.tier == "disk", f"no tier {step.tier}")
+        need(step.offset % 4096 == 0, f"{step.name} is not at a whole sector")
+        taken = self._range(step.offset, -(-nbytes // 4096) * 4096, self.host, self.size)
+        return taken[: whole(nbytes)]
 
     def _range(self, offset: int, nbytes: int, first: int, stop: int) -> range:
         if offset % GRANULE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -192,17 +193,26 @@ def roomy(tape: Tape) -> dict[str, str]:
     return {op.name: "roomy" for op in tape.ops if len(op.algorithms) > 1}
 
 
+def mix_on_disk(tape: Tape) -> Decisions:
+    """As `mix`, but some of what leaves is on disk, undo copies among that."""
+    given = mix(tape)
+    away = [t for t, fate in given.fates.items() if fate is OFFLOAD and t.role is not Role.INPUT]
+    away = [t for t in away if t.name not in tape.results]
+    return replace(given, tiers=dict.fromkeys(away[::2], "disk"), host_budget=24 * GRANULE)
+
+
 def network_wide(tape: Tape) -> Decisions:
     return Decisions(dict.fromkeys(tape.features, KEEP), roomy(tape), lifetimes="network")
 
 
-POLICIES = {f.__name__: f for f in (keep_everything, offload_everything, drop_most, mix, network_wide)}
+POLICIES = {f.__name__: f for f in (keep_everything, offload_everything, drop_most, mix, mix_on_disk, network_wide)}
+WITH_UNDO = ("mix", "mix_on_disk")
 
 
 @cache
 def planned(network: str, policy: str, purpose: str = "step") -> Plan:
     net = NETWORKS[network]() if network in NETWORKS else models.get(network, batch=4)
-    undo = purpose == "step" and policy == "mix"
+    undo = purpose == "step" and policy in WITH_UNDO
     tape = build(net, KERNELS, PLAIN if policy == "drop_most" else MOMENTUM, purpose)
     return make_plan(tape, resolve(POLICIES[policy](tape), tape, {}), undo=undo, effort=10_000)
 
@@ -252,7 +262,7 @@ def test_verifier_and_oracle_agree_on_mutants_of_plans_by_the_papers_rules(netwo
 def test_verifier_and_oracle_agree_on_mutants_of_plans_of_two_rounds(network, policy, record_property):
     one = planned(network, policy).tape
     tape = joined([one, one])
-    plan = make_plan(tape, resolve(POLICIES[policy](tape), tape, {}), undo=policy == "mix", effort=10_000)
+    plan = make_plan(tape, resolve(POLICIES[policy](tape), tape, {}), undo=policy in WITH_UNDO, effort=10_000)
     assert agrees("the plan itself", plan)
     safe = [agrees(*mutant) for mutant in mutants(plan, random.Random(f"{network} {policy}"), per_kind=3)]
     record_property("safe mutants accepted", sum(safe))
@@ -284,6 +294,15 @@ def test_verifier_and_oracle_agree_on_plans_that_update_nothing(network, purpose
         plan = planned(network, policy, purpose)
         assert agrees(f"{policy}", plan)
         assert not all(map(agrees, *zip(*mutants(plan, random.Random(policy), per_kind=2), strict=True)))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_plans_with_a_disk_have_copies_on_either_tier_and_undo_copies_on_disk(network):
+    plan = planned(network, "mix_on_disk")
+    tiers = {name: plan.tier(name) for name in plan.tape.buffers if plan.tier(name)}
+    assert set(tiers.values()) == {"host", "disk"}
+    assert any(tiers[name] == "disk" for name in plan.tape.resident)
+    assert any(tiers.get(t.name) == "disk" for t in plan.tape.features)
 
 
 @PAIRS

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import INTERRUPTED, bandwidth, exact_option, leave, network_named, usage_errors, with_options
+from vdnn.commands import (
+    INTERRUPTED,
+    bandwidth,
+    exact_option,
+    leave,
+    network_named,
+    spill_option,
+    usage_errors,
+    with_options,
+)
 from vdnn.commands.train import OPTIMIZERS, failures
 from vdnn.memory.op_times import processor
 
@@ -56,6 +65,7 @@ options = with_options(
     click.option(
         "--link-bandwidth", help="For --out, on the host: slow copies down to so much a second each way: 2GB, 500MiB."
     ),
+    spill_option,
     click.option(
         "--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Runs whose medians are taken."
     ),
@@ -131,7 +141,8 @@ def _write_file(
 
 def _device_options(given: dict[str, Any]) -> dict[str, Any]:
     """Options of Trainer that the device takes; those of the host are refused for a GPU."""
-    found = {name: given[name] for name in ("threads", "exact", "link_bandwidth") if given[name] is not None}
+    names = ("threads", "exact", "link_bandwidth", "spill")
+    found = {name: given[name] for name in names if given[name] is not None}
     if found and given["device"] == "cuda":
         raise click.UsageError(f"--{next(iter(found)).replace('_', '-')} is for --device host")
     if "link_bandwidth" in found:
@@ -191,7 +202,8 @@ class Bench:
 
         named = "performance" if algorithms == "all" else algorithms
         first = choose_algorithms(self.tape, self.device.cost, named)
-        return Recorder(self.tape, [first, *(choices(self.tape) if algorithms == "all" else [])], self.run)
+        chosen = [first, *(choices(self.tape) if algorithms == "all" else [])]
+        return Recorder(self.tape, chosen, self.run, self.device.spills)
 
     def cost(self, rounds: Sequence[Round], algorithms: str = "performance") -> Measured:
         """The times that were recorded, with what they are of."""

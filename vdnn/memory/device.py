@@ -47,6 +47,7 @@ class Device(ABC):
     name: ClassVar[str]
     asynchronous: ClassVar[bool] = False  # whether a step may go on after the call that began it
     slots: ClassVar[int] = 1  # places on the host for a step's inputs
+    spills: ClassVar[bool] = False  # whether plans may have a spill file
 
     def __init__(
         self,

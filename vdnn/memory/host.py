@@ -60,6 +60,7 @@ class HostDevice(Device):
     """
 
     name = "host"
+    spills = True
     kernels: NumpyKernels
 
     def __init__(

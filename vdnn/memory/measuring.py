@@ -4,6 +4,7 @@ All that is measured are plans that the device runs and traces, so it is done al
 
     kept    the network's step with everything kept, once for each choice of algorithms: what its ops take
     alone   copies of several sizes and nothing else, one after the other: what they take by their bytes
+    disk    the same to the spill file and back, where the device has one
     both    a copy each way at one time: whether they share the link
     beside  the first of `kept`, with copies beside its backward ops: how much ops and copies slow each other
 
@@ -48,11 +49,11 @@ def choices(tape: Tape) -> list[dict[str, str]]:
 # ---- plans to measure by
 
 
-def alone_plan(tape: Tape, sizes: Sequence[int] = SIZES) -> Plan:
-    """For each size, one copy to the host and one back, each waiting for the one before; no op runs."""
+def alone_plan(tape: Tape, sizes: Sequence[int] = SIZES, tier: str = "host") -> Plan:
+    """For each size, one copy to that tier and one back, each waiting for the one before; no op runs."""
     added = [_copied(size) for size in sizes]
     kinds = ("alloc", *COPIES, "free")
-    return _without_ops(tape, [_step(kind, tensor) for tensor in added for kind in kinds], added)
+    return _without_ops(tape, [_step(kind, tensor) for tensor in added for kind in kinds], added, tier)
 
 
 def both_plan(tape: Tape, size: int) -> Plan:
@@ -78,12 +79,13 @@ def _step(kind: str, tensor: Tensor) -> Step:
     return Step(kind, tensor.name, kind if kind in COPIES else "compute")
 
 
-def _without_ops(tape: Tape, steps: list[Step], added: list[Tensor]) -> Plan:
-    """The plan of these steps for a device that has the residents of `tape`."""
+def _without_ops(tape: Tape, steps: list[Step], added: list[Tensor], tier: str = "host") -> Plan:
+    """The plan of these steps for a device that has the residents of `tape`; what is added is copied to that tier."""
     kept = {n: t for n, t in tape.tensors.items() if tape.buffer_of[n] in tape.resident}
     alias = {n: root for n, root in tape.alias.items() if n in kept}
     alone = replace(tape, tensors=kept, alias=alias, ops=(), results=())
-    return _placed(alone, [*(Step("alloc", name) for name in tape.resident), *steps], added, Decisions())
+    decisions = Decisions(tiers=dict.fromkeys((tensor.name for tensor in added), tier))
+    return _placed(alone, [*(Step("alloc", name) for name in tape.resident), *steps], added, decisions)
 
 
 def _placed(tape: Tape, steps: list[Step], added: list[Tensor], decisions: Decisions) -> Plan:
@@ -160,12 +162,13 @@ def link_of(copies: Mapping[tuple[str, int], float], wake: float = 0.0) -> Copie
 
 @dataclass(frozen=True)
 class Round:
-    """The traces of one run of each plan: `kept` of one run for each choice of algorithms."""
+    """The traces of one run of each plan: `kept` of one run for each choice of algorithms, `disk` if there is one."""
 
     kept: tuple[Trace, ...]
     alone: Trace
     both: Trace
     beside: Trace
+    disk: Trace | None = None
 
 
 class Recorder:
@@ -173,16 +176,18 @@ class Recorder:
 
     algorithms  {op: algorithm} for each choice of them that is to be timed
     run         runs a plan, with its inputs in place, and traces it
+    spills      whether the device has a spill file
 
     The plans take turns, so that a machine that is slow for a while is so for all of them.
     """
 
-    def __init__(self, tape: Tape, algorithms: Sequence[Mapping[str, str]], run: Run) -> None:
+    def __init__(self, tape: Tape, algorithms: Sequence[Mapping[str, str]], run: Run, spills: bool = False) -> None:
         self.run = run
         self.rounds: list[Round] = []
         self.kept = [make_plan(tape, resolve(Decisions(), tape, chosen)) for chosen in algorithms]
         self.alone, self.both = alone_plan(tape), both_plan(tape, BOTH)
-        for plan in (*self.kept, self.alone, self.both):
+        self.disk = [alone_plan(tape, tier="disk")] if spills else []
+        for plan in (*self.kept, self.alone, self.both, *self.disk):
             run(plan)  # memory is slow when it is touched for the first time
         self.beside = self._beside(run(self.kept[0]), run(self.alone))
         run(self.beside)
@@ -199,7 +204,7 @@ class Recorder:
     @property
     def runs(self) -> int:
         """Runs of one round."""
-        return len(self.kept) + 3
+        return len(self.kept) + 3 + len(self.disk)
 
     def round(self, advance: Callable[[str], None] = lambda note: None) -> None:
         """Run each plan once more.  `advance` is told after each run what it was."""
@@ -211,7 +216,8 @@ class Recorder:
 
         kept = [run(plan, f"algorithms {n} of {len(self.kept)}") for n, plan in enumerate(self.kept, 1)]
         alone, both = run(self.alone, "copies alone"), run(self.both, "copies both ways")
-        self.rounds.append(Round(tuple(kept), alone, both, run(self.beside, "copies beside ops")))
+        disk = [run(plan, "copies to disk") for plan in self.disk]
+        self.rounds.append(Round(tuple(kept), alone, both, run(self.beside, "copies beside ops"), *disk))
 
 
 def cost_of(rounds: Sequence[Round], name: str, memory_bytes: int, about: Mapping[str, Any]) -> Measured:
@@ -227,8 +233,13 @@ def cost_of(rounds: Sequence[Round], name: str, memory_bytes: int, about: Mappin
     table = {key: stretch * seconds for key, seconds in table.items()}
     copies = _medians(((kind, n), seconds) for r in rounds for _, kind, n, seconds in copy_seconds(r.alone))
     wakes = [seconds for trace in kept for seconds in wake_seconds(trace)]
-    link, slowing = link_of(copies, median(wakes) if wakes else 0.0), _contention(rounds, copies)
-    return measured(table, name=name, copy=link, memory_bytes=memory_bytes, contention=slowing, about=about)
+    wake = median(wakes) if wakes else 0.0
+    link, slowing = link_of(copies, wake), _contention(rounds, copies)
+    spilled = _medians(((kind, n), s) for r in rounds if r.disk for _, kind, n, s in copy_seconds(r.disk))
+    disk = link_of(spilled, wake) if spilled else None
+    return measured(
+        table, name=name, copy=link, disk=disk, memory_bytes=memory_bytes, contention=slowing, about=about
+    )
 
 
 def _contention(rounds: Sequence[Round], copies: Mapping[tuple[str, int], float]) -> Contention:
