@@ -93,7 +93,8 @@ def plan_on(device, decisions=None, *, net=None, undo=True, purpose="step", algo
 
 
 def reserve(device, *plans):
-    device.reserve(max(p.arena_bytes for p in plans), max(device.host_bytes_of(p) for p in plans))
+    host_bytes = max(device.host_bytes_of(p) for p in plans)
+    device.reserve(max(p.arena_bytes for p in plans), host_bytes, max(p.disk_bytes for p in plans))
 
 
 def fill(device, plan, seed=7):

@@ -125,7 +125,7 @@ def device_for(net, *plans, optimizer="momentum", **options):
     """A device that holds equal starting values for equal networks, with its slabs taken for all plans."""
     device = HostDevice(net, optimizers.get(optimizer), threads=THREADS, **{"poison": True, **options})
     try:
-        device.reserve(max(p.arena_bytes for p in plans), max(p.host_bytes for p in plans))
+        device.reserve(*(max(getattr(p, f"{what}_bytes") for p in plans) for what in ("arena", "host", "disk")))
         random = np.random.default_rng(7)
         for name in plans[0].tape.resident:
             tensor = plans[0].tape.tensors[name]

@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from handmade import COST, SLOW_AND_FAST, SMALL, op, tape
 
-from vdnn.memory.cost import Contention, Copies, CostError, DeviceCost, Roofline, measured, roofline
+from vdnn.memory.cost import (
+    Contention,
+    Copies,
+    CostError,
+    DeviceCost,
+    FastestTier,
+    Roofline,
+    copy_of,
+    measured,
+    roofline,
+)
 
 PLAIN = Roofline("plain", 1000.0, 100.0, 0.5, 10.0, 20.0, 1.0, 2.0, 4096)
 
@@ -39,6 +50,43 @@ def test_a_device_copies_at_the_rates_of_its_measured_link():
     assert cost.rates.flops_per_second == 2 * 64 * 2 * 10
     assert (cost.offload_bytes_per_second, cost.prefetch_bytes_per_second) == (4.0, 8.0)
     assert (cost.copy_seconds(8, "offload"), cost.copy_seconds(8, "prefetch")) == (2.5, 1.5)
+
+
+def test_a_copy_to_disk_takes_the_drives_time():
+    drive = {"disk_write_bytes_per_second": 5.0, "disk_read_bytes_per_second": 25.0, "disk_latency_seconds": 3.0}
+    slow = replace(PLAIN, **drive)
+    assert slow.copy_seconds(50, "offload", "disk") == 50 / 5 + 3
+    assert slow.copy_seconds(50, "prefetch", "disk") == 50 / 25 + 3
+    assert slow.copy_seconds(50, "offload", "host") == PLAIN.copy_seconds(50, "offload")
+    with pytest.raises(CostError, match="disk_read_bytes_per_second is 0"):
+        replace(PLAIN, disk_read_bytes_per_second=0)
+    with pytest.raises(CostError, match="disk_latency_seconds is -1"):
+        replace(PLAIN, disk_latency_seconds=-1)
+
+
+def test_a_drive_may_be_measured_and_is_kept_in_the_file(tmp_path):
+    cost = measured({"f": 1}, PLAIN, disk=Copies(4.0, 8.0, 0.5))
+    assert (cost.copy_seconds(8, "offload", "disk"), cost.copy_seconds(8, "prefetch", "disk")) == (2.5, 1.5)
+    assert cost.copy_seconds(50, "offload") == PLAIN.copy_seconds(50, "offload")
+    (tmp_path / "times.json").write_text(cost.to_json())
+    assert measured(tmp_path / "times.json").disk == cost.disk
+    (tmp_path / "before.json").write_text(measured({"f": 1}).to_json())
+    before = measured(tmp_path / "before.json", "host")
+    assert before.disk is None
+    assert before.copy_seconds(5, "prefetch", "disk") == roofline("host").copy_seconds(5, "prefetch", "disk")
+
+
+def test_a_model_that_knows_no_disk_is_asked_for_none():
+    assert copy_of(COST, 1024, "offload") == 1
+    with pytest.raises(TypeError):
+        copy_of(COST.link, 1024, "offload", "disk")
+
+
+def test_no_copy_is_faster_than_by_the_fastest_tier():
+    cost = FastestTier(replace(PLAIN, disk_read_bytes_per_second=100.0, disk_latency_seconds=0.0))
+    assert cost.copy_seconds(50, "prefetch") == 0.5
+    assert cost.copy_seconds(50, "offload") == 50 / 1.8e9
+    assert (cost.name, cost.memory_bytes) == (PLAIN.name, PLAIN.memory_bytes)
 
 
 # ---- measured times

@@ -30,6 +30,14 @@ def test_no_link_is_faster_than_its_published_peak(name, peak):
     assert max(card.offload_bytes_per_second, card.prefetch_bytes_per_second) < peak
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"), [("host", 3.94e9), ("v100", 3.94e9), ("a100", 7.88e9), ("h100-sxm", 15.75e9)]
+)
+def test_no_drive_is_faster_than_four_lanes_or_reads_slower_than_it_writes(name, peak):
+    card = roofline(name)
+    assert 0.2 * peak < card.disk_write_bytes_per_second < card.disk_read_bytes_per_second < peak
+
+
 def test_every_figure_of_every_hardware_has_a_source():
     table = json.loads(files("vdnn.memory").joinpath("hardware.json").read_text())
     assert set(table) == set(hardware_names())

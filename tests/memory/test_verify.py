@@ -292,6 +292,92 @@ def test_bytes_are_reused_only_when_the_copy_that_reads_them_is_done():
         verify(plan_of(two, text.replace("plain after 2", "plain")))
 
 
+# ---- disk
+
+# y = f(x), z = g(y), and h reads y and z; y leaves in between
+AWAY = tape(
+    [
+        op("f", "forward", "x", "y"),
+        op("g", "forward", "y", "z"),
+        op("h", "backward", "yz", "r"),
+    ],
+    {"x": (512, Role.INPUT), "y": (5000, Role.FEATURE), "z": (512, Role.FEATURE), "r": (512, Role.GRADIENT)},
+    results=("r",),
+)
+ON_DISK = """
+compute alloc x @0
+prefetch prefetch x @0
+compute alloc y @512
+compute compute f by plain after 1
+compute alloc z @5632
+compute compute g by plain
+offload offload y on disk @4096 after 3
+compute free y
+compute alloc y @512
+prefetch prefetch y on disk @4096 after 5 6
+compute alloc r @6144
+compute compute h by plain after 9
+offload offload r @512 after 11
+"""
+
+
+def on_disk(text=ON_DISK, disk=4096 + 8192):
+    return replace(plan_of(AWAY, text, arena=8192, host=8192), disk_bytes=disk)
+
+
+def test_a_safe_plan_with_a_disk_is_accepted():
+    verify(on_disk())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("offload y on disk @4096", "offload y @512", "h reads y, which holds nothing defined"),
+        ("prefetch y on disk @4096", "prefetch y @512", "h reads y, which holds nothing defined"),
+        ("prefetch y on disk @4096", "prefetch y on disk @0", "h reads y, which holds nothing defined"),
+        (
+            "offload y on disk @4096",
+            "offload y on disk @8192",
+            "leaves its 12288 bytes, or is not at a multiple of 4096",
+        ),
+        ("offload y on disk @4096", "offload y on disk @512", "at bytes 512 to 8704 .* is not at a multiple of 4096"),
+        ("prefetch x @0", "prefetch x on disk @0", "x lies in host memory before the step, and not on disk"),
+        ("offload r @512", "offload r on disk @0", "r is a result, which must reach host memory"),
+        ("alloc z @5632", "alloc z on disk @5632", "alloc z has the tier 'disk', as only copies may"),
+        ("compute f by plain", "compute f by plain on disk", "compute f has the tier 'disk', as only copies may"),
+        ("@4096 after 5 6", "@4096 after 5", "prefetch y reads disk bytes 4096 to 12288 and does not wait for step 6"),
+        ("disk @4096 after 3", "disk @4096", "offload y reads device bytes .* does not wait for step 3, compute f"),
+    ],
+)
+def test_what_is_wrong_with_a_disk_is_refused(old, new, message):
+    assert old in ON_DISK
+    with pytest.raises(PlanError, match=message):
+        verify(on_disk(ON_DISK.replace(old, new)))
+
+
+def test_a_file_smaller_than_the_plan_needs_and_an_unknown_tier_are_refused():
+    with pytest.raises(PlanError, match="y at bytes 4096 to 12288 of the spill file leaves its 8192 bytes"):
+        verify(on_disk(disk=8192))
+    made = on_disk()
+    steps = tuple(replace(s, tier="tape") if s.kind == "offload" and s.name == "y" else s for s in made.steps)
+    with pytest.raises(PlanError, match="offload y is on 'tape', and that is no tier"):
+        verify(replace(made, steps=steps))
+
+
+def test_a_later_copy_over_the_same_bytes_on_disk_destroys_the_first():
+    text = ON_DISK.replace("compute free y\n", "offload offload z on disk @8192 after 5\ncompute free y\n")
+    text = text.replace("after 5 6", "after 5 7").replace("after 9", "after 10").replace("after 11", "after 12")
+    with pytest.raises(PlanError, match="h reads y, which holds nothing defined"):
+        verify(on_disk(text))
+
+
+def test_copies_to_disk_touch_whole_granules_of_the_arena():
+    """y has 5000 bytes, and its place 5120: what lies there is written by the copy that brings y back."""
+    text = ON_DISK.replace("alloc z @5632", "alloc z @5512")
+    with pytest.raises(PlanError, match="z at 5512 to 6024 overlaps y at 512 to 5632"):
+        verify(on_disk(text))
+
+
 # ---- workspaces
 
 

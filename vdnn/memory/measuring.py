@@ -237,9 +237,7 @@ def cost_of(rounds: Sequence[Round], name: str, memory_bytes: int, about: Mappin
     link, slowing = link_of(copies, wake), _contention(rounds, copies)
     spilled = _medians(((kind, n), s) for r in rounds if r.disk for _, kind, n, s in copy_seconds(r.disk))
     disk = link_of(spilled, wake) if spilled else None
-    return measured(
-        table, name=name, copy=link, disk=disk, memory_bytes=memory_bytes, contention=slowing, about=about
-    )
+    return measured(table, name=name, copy=link, disk=disk, memory_bytes=memory_bytes, contention=slowing, about=about)
 
 
 def _contention(rounds: Sequence[Round], copies: Mapping[tuple[str, int], float]) -> Contention:
