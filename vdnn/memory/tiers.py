@@ -33,6 +33,9 @@ def sectors(nbytes: int) -> int:
     return -(-nbytes // SECTOR) * SECTOR
 
 
+PATIENCE = 8  # layouts from which each takes one more copy out; then twice as many, as a large plan's take long
+
+
 @dataclass(frozen=True)
 class Stay:
     """One place on the host for a while.
@@ -134,16 +137,19 @@ class _Split:
                 while self.take(self.left):  # it cannot be: then in as few as there can be
                     pass
                 break
+        turn = 0
         while True:
             staying = [stay for stay in self.stays if stay.name not in self.spilled]
             lives = [stay.life for stay in staying]
             offsets = lay_out(lives, effort=0)  # there is a tier below: the first layout will do
-            if self.budget is None or extent(lives, offsets) <= self.budget:
+            if self.budget is None or extent(lives, offsets) <= self.budget or not self.left.any():
                 return staying, offsets
             top = {s.name for s, at in zip(staying, offsets, strict=True) if at + s.life.size > self.budget}
             is_high = np.array([stay.name in top for stay in self.queue], dtype=np.bool_)
-            if not (self.take(self.left & is_high) or self.take(self.left)):
-                return staying, offsets
+            for _ in range(1 << max(0, turn - PATIENCE)):
+                if not self.take(self.left & is_high):
+                    self.take(self.left)
+            turn += 1
 
     def take(self, which: NDArray[np.bool_]) -> bool:
         """Send the first of these in the queue to disk; False if there is none."""
