@@ -8,7 +8,6 @@ file system lets them (direct I/O): a file that the system keeps in memory would
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import tempfile
 import warnings
@@ -239,6 +238,8 @@ def _direct(number: int) -> int:
     flag = getattr(os, "O_DIRECT", 0)
     if not flag:
         return 0
+    import fcntl  # not every system has it
+
     flags, page = fcntl.fcntl(number, fcntl.F_GETFL), slab(2 * SECTOR)
     for alignment in (GRANULE, SECTOR):
         piece = page[alignment : 2 * alignment]
