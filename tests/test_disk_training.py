@@ -142,7 +142,7 @@ def test_a_full_disk_in_a_step_is_an_error_and_the_next_step_works():
 
 
 def test_spill_belongs_to_the_host():
-    with pytest.raises(ValueError, match=r"spill='/tmp': threads, link_bandwidth, spill are for the host"):
+    with pytest.raises(ValueError, match=r"spill='/tmp': threads, exact, link_bandwidth, spill are for the host"):
         Trainer(small(), device="cuda", spill="/tmp")
 
 

@@ -75,4 +75,4 @@ def test_pictures_exist_and_nothing_is_left_to_fill_in():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
     assert pictures
     assert [name for name in pictures if not (ROOT / name).is_file()] == []
-    assert not re.findall(r"[A-Z]+_[A-Z_]+", README)
+    assert not [word for word in re.findall(r"[A-Z]+_[A-Z_]+", README) if not word.startswith("VDNN_")]

@@ -101,10 +101,10 @@ def test_another_machine_or_version_has_another_table(tmp_path, monkeypatch, fac
 
 
 def test_the_number_of_threads_and_compiled_kernels_are_part_of_the_machine():
-    compiled = NumpyKernels(2)
-    compiled.fast = True
-    assert machine(NumpyKernels(2))["threads"] == 2
-    assert machine(compiled) != machine(NumpyKernels(2))
+    plain = NumpyKernels(2, fast=False)
+    assert machine(plain)["threads"] == 2
+    assert machine(NumpyKernels(1, fast=False)) != machine(plain)
+    assert machine(NumpyKernels(2, fast=True)) != machine(plain)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,8 @@ def report(figures: dict[str, Any]) -> str:
     lines = [
         "",
         f"{figures['network']}, {batch}, {figures['optimizer']}, on {where}",
-        f"{figures['policy']} with algorithms {figures['algorithms']}, {_chosen(figures)}",
+        f"{figures['policy']} with algorithms {figures['algorithms']}",
+        f"algorithms {_chosen(figures)}",
         f"steps {figures['steps']}, threads {figures['threads']}, times measured",
         *tested,
         "",

@@ -21,8 +21,9 @@ from vdnn.arrays import initial
 from vdnn.building import build
 from vdnn.layers.base import Array
 from vdnn.memory.bind import call_of, host_view
-from vdnn.memory.host import HostDevice, slab
+from vdnn.memory.host import HostDevice
 from vdnn.memory.op_times import Names, key_of
+from vdnn.memory.pages import slab
 from vdnn.network import Role, Tensor
 from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Op, Tape

@@ -68,9 +68,9 @@ class HostCost:
         scale = self.scales.get(scale_name(op, algorithm), self.scales[ALL])
         return scale * self.rates.op_seconds(tape, op, algorithm)
 
-    def copy_seconds(self, nbytes: int, kind: str) -> float:
+    def copy_seconds(self, nbytes: int, kind: str, tier: str = "host") -> float:
         """Seconds to copy `nbytes`: by the published figures."""
-        return self.rates.copy_seconds(nbytes, kind)
+        return self.rates.copy_seconds(nbytes, kind, tier)
 
     def is_measured(self, tape: Tape, op: Op, algorithm: str) -> bool:
         """Whether that was timed."""
