@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 
 import numpy as np
@@ -31,6 +32,38 @@ def test_every_task_runs_once(threads, tasks):
 def test_tasks_are_shared():
     workers, meeting = Workers(3), threading.Barrier(3, timeout=10)
     workers.parallel(lambda task, worker: meeting.wait() and None, 3)  # passes only if three run at one time
+    workers.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept to processors here")
+def test_as_many_workers_as_processors_keep_to_one_each_and_the_caller_is_let_go():
+    before = os.sched_getaffinity(0)
+    workers = Workers(len(before))
+    meeting, kept = threading.Barrier(len(before), timeout=10), {}
+
+    def run(task, worker):
+        meeting.wait()
+        kept[worker] = os.sched_getaffinity(0)
+
+    workers.parallel(run, len(before))
+    assert os.sched_getaffinity(0) == before
+    if len(before) > 1:
+        assert set.union(*kept.values()) == before
+        assert all(len(own) == 1 for own in kept.values())
+    workers.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept to processors here")
+def test_another_number_of_workers_than_processors_goes_anywhere():
+    workers, before = Workers(available_threads() + 1), os.sched_getaffinity(0)
+    meeting, kept = threading.Barrier(workers.threads, timeout=10), []
+
+    def run(task, worker):
+        meeting.wait()
+        kept.append(os.sched_getaffinity(0))
+
+    workers.parallel(run, workers.threads)
+    assert kept == [before] * workers.threads
     workers.close()
 
 

@@ -132,8 +132,28 @@ class Job:
                 self.error = self.error or error
 
 
-def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: threading.local) -> None:
+def processors() -> set[int]:
+    """The processors that the calling thread may use; empty where the system does not say."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+@contextmanager
+def keeping_to(processor: int, all_of: set[int]) -> Iterator[None]:
+    """Keep the calling thread to one of the processors, inside the block; not if its processors are others by now."""
+    if not all_of or processors() != all_of:
+        yield
+        return
+    os.sched_setaffinity(0, {processor})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of)
+
+
+def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: threading.local, own: set[int]) -> None:
     """Body of a helper thread; it holds no reference to its Workers, so that those can be collected."""
+    if own:
+        os.sched_setaffinity(0, own)
     inside.worker = worker
     numpy.setbufsize(BUFFER)  # a setting of each thread
     BLAS.hold()
@@ -150,13 +170,15 @@ def _stop(queues: list[queue.SimpleQueue[Job | None]]) -> None:
 
 def available_threads() -> int:
     """The number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
+    return len(processors()) or os.cpu_count() or 1
 
 
 class Workers:
-    """`threads` workers: the caller (worker 0) and threads - 1 daemon threads, started at first use."""
+    """`threads` workers: the caller (worker 0) and threads - 1 daemon threads, started at first use.
+
+    Where there are as many workers as processors, each keeps to one of its own while they share an operation: woken for
+    a millisecond, two threads often land on one processor, and the other idles until the system notices.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
@@ -166,6 +188,7 @@ class Workers:
         self._helpers: list[threading.Thread] = []
         self._inside = threading.local()
         self._one_job = threading.Lock()
+        self._processors: list[int] = []  # one for each worker; empty if they go where the system puts them
         weakref.finalize(self, _stop, self._queues)
 
     def parallel(self, function: Task, tasks: int, seconds: float = float("inf")) -> None:
@@ -198,18 +221,23 @@ class Workers:
             self._start()
         queues = self._queues[: tasks - 1]
         job = Job(function, tasks)
+        mine = self._processors
         try:
             job.post(queues)
-            job.work(0)
+            with keeping_to(mine[0] if mine else 0, set(mine)):
+                job.work(0)
         finally:
             job.wait()
         if job.error is not None:
             raise job.error
 
     def _start(self) -> None:
+        found = sorted(processors())
+        self._processors = found if len(found) == self.threads else []
         for worker in range(1, self.threads):
+            own = set(self._processors[worker : worker + 1])
             jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-            arguments = (jobs, worker, self._inside)
+            arguments = (jobs, worker, self._inside, own)
             thread = threading.Thread(target=_serve, args=arguments, name=f"vdnn-{worker}", daemon=True)
             thread.start()
             self._queues.append(jobs)
