@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import tracemalloc
 
 import numpy as np
@@ -22,7 +23,14 @@ CASES = {
     "1x1 stride 2": Case((3, 12, 13, 10), (20, 12, 1, 1), stride=(2, 2)),
     "depthwise": Case((2, 7, 12, 12), (14, 1, 3, 3), padding=(1, 1), groups=7),
 }
-kernels = NumpyKernels(2)
+FORMS = {"numpy": NumpyKernels(2, fast=False)}
+if importlib.util.find_spec("numba"):
+    FORMS["fast"] = NumpyKernels(2, fast=True)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def kernels(request):
+    return FORMS[request.param]
 
 
 def space(size, fill=255, offset=0):
@@ -39,12 +47,12 @@ def every(*phases):
         pytest.param(case, phase, algorithm, id=f"{name}-{phase}-{algorithm.name}")
         for name, case in CASES.items()
         for phase in phases or PHASES
-        for algorithm in case.algorithms(kernels, phase, "float32")
+        for algorithm in case.algorithms(FORMS["numpy"], phase, "float32")
     ]
 
 
-def run(case, phase, algorithm, threads=2, dtype="float32", **how):
-    other = NumpyKernels(threads)
+def run(case, phase, algorithm, kernels, threads=2, dtype="float32", **how):
+    other = NumpyKernels(threads, fast=kernels.fast)
     found = {a.name: a for a in case.algorithms(other, phase, dtype)}[algorithm.name]
     result = case.run(other, phase, found.name, space(found.workspace, **how), dtype)
     other.close()
@@ -67,9 +75,9 @@ def convolutions(draw):
     return Case(x, w, stride, padding, dilation, groups, draw(st.integers(0, 9)))
 
 
-@given(convolutions())
+@given(case=convolutions())
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_every_algorithm_agrees_with_the_definition(case):
+def test_every_algorithm_agrees_with_the_definition(case, kernels):
     for phase in PHASES:
         for algorithm in case.algorithms(kernels, phase):
             results = case.run(kernels, phase, algorithm.name, space(algorithm.workspace))
@@ -79,36 +87,36 @@ def test_every_algorithm_agrees_with_the_definition(case):
 
 
 @pytest.mark.parametrize(("case", "phase", "algorithm"), every())
-def test_float32_is_accurate(case, phase, algorithm):
-    for actual, expected in zip(run(case, phase, algorithm), case.expected(phase), strict=True):
+def test_float32_is_accurate(case, phase, algorithm, kernels):
+    for actual, expected in zip(run(case, phase, algorithm, kernels), case.expected(phase), strict=True):
         assert worst(actual, expected) < (1e-4 if algorithm.name == "winograd4" else 1e-5)
 
 
 @pytest.mark.parametrize(("case", "phase", "algorithm"), every())
-def test_bits_do_not_depend_on_address_workspace_contents_or_threads(case, phase, algorithm):
-    first = run(case, phase, algorithm)
+def test_bits_do_not_depend_on_address_workspace_contents_or_threads(case, phase, algorithm, kernels):
+    first = run(case, phase, algorithm, kernels)
     for other in (
-        run(case, phase, algorithm, fill=0, offset=64 * 5),
-        run(case, phase, algorithm, threads=1),
-        run(case, phase, algorithm, threads=3),
+        run(case, phase, algorithm, kernels, fill=0, offset=64 * 5),
+        run(case, phase, algorithm, kernels, threads=1),
+        run(case, phase, algorithm, kernels, threads=3),
     ):
         for a, b in zip(first, other, strict=True):
             assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize(("case", "phase", "algorithm"), every())
-def test_nothing_is_written_beyond_the_declared_workspace(case, phase, algorithm):
+def test_nothing_is_written_beyond_the_declared_workspace(case, phase, algorithm, kernels):
     block = np.full(algorithm.workspace + 4096, 77, np.uint8)
     case.run(kernels, phase, algorithm.name, block[: algorithm.workspace] if algorithm.workspace else None, "float32")
     assert (block[algorithm.workspace :] == 77).all()
 
 
 @pytest.mark.parametrize(("case", "phase", "algorithm"), every())
-def test_plain_contiguous_arrays_give_the_same_result(case, phase, algorithm):
+def test_plain_contiguous_arrays_give_the_same_result(case, phase, algorithm, kernels):
     scratch = space(algorithm.workspace)
     plain = {"store": lambda a, dtype: a.astype(dtype), "result": np.empty}
     results = case.run(kernels, phase, algorithm.name, scratch, "float32", **plain)
-    for a, b in zip(results, run(case, phase, algorithm), strict=True):
+    for a, b in zip(results, run(case, phase, algorithm, kernels), strict=True):
         assert a.tobytes() == b.tobytes()
 
 
@@ -136,14 +144,14 @@ def test_direct_needs_at_most_one_mebibyte_per_worker(x, w, stride, padding, pha
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_3x3_has_four_algorithms_and_1x1_none_with_workspace(phase):
+def test_3x3_has_four_algorithms_and_1x1_none_with_workspace(phase, kernels):
     names = {a.name for a in CASES["3x3 many tiles"].algorithms(kernels, phase)}
     assert names == {"direct", "pack", "winograd2", "winograd4"}
     assert {a.workspace for a in CASES["1x1"].algorithms(kernels, phase)} == {0}
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_calls_allocate_next_to_nothing(phase):
+def test_calls_allocate_next_to_nothing(phase, kernels):
     big = Case((2, 64, 56, 56), (64, 64, 3, 3), padding=(1, 1))
     x, w, dy = (stored(a, "float32") for a in (big.x, big.w, big.dy))
     y, dx, dw = (poisoned(a.shape, "float32") for a in (dy, x, w))
@@ -162,20 +170,20 @@ def test_calls_allocate_next_to_nothing(phase):
         tracemalloc.stop()
 
 
-def test_db_is_a_sum_in_float32_as_accurate_as_pairwise():
+def test_db_is_a_sum_in_float32_as_accurate_as_pairwise(kernels):
     random = np.random.default_rng(0)
     dy, db = stored(random.random((4, 3, 300, 300)), "float32"), np.zeros(3, np.float32)
     kernels.bias_gradient(dy, db)
     assert worst(db, dy.sum((0, 2, 3), dtype=np.float64)) < 1e-6
 
 
-def test_too_small_a_workspace_is_an_error_with_both_sizes():
+def test_too_small_a_workspace_is_an_error_with_both_sizes(kernels):
     case = CASES["3x3"]
     needed = case.algorithms(kernels, "forward", "float32")[0]
     with pytest.raises(ValueError, match=f"needs {needed.workspace} bytes of workspace, got {needed.workspace - 1}"):
         case.run(kernels, "forward", needed.name, space(needed.workspace - 1), "float32")
 
 
-def test_an_unknown_algorithm_is_an_error_that_names_the_known():
+def test_an_unknown_algorithm_is_an_error_that_names_the_known(kernels):
     with pytest.raises(ValueError, match=r"no algorithm 'fft' .*: direct"):
         CASES["1x1"].run(kernels, "forward", "fft", None)

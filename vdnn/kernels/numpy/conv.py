@@ -2,7 +2,8 @@
 
 Logical shapes: x (N, C, H, W), w (K, C / groups, R, S), b (K,), y (N, K, OH, OW); stored channels-last.
 
-direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker; nothing for 1x1, stride 1, no padding
+direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker, or, compiled, without a matrix
+           (vdnn.kernels.numpy.direct); a GEMM without workspace for 1x1, stride 1, no padding
 pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter
 winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct
 winograd4  F(4x4, 3x3): 4 times fewer, about 1e-5 of the largest element off in float32; there is none where that is
@@ -15,20 +16,24 @@ All results are independent of buffer addresses and of the number of threads, bi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy
 
-from vdnn.kernels.numpy import conv_gemm, conv_weights, winograd, winograd_plan
+from vdnn.kernels.numpy import conv_gemm, conv_weights, direct, winograd, winograd_plan
 from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.geometry import Geometry, Pair, geometry
-from vdnn.kernels.numpy.layout import channels_last, channels_last_output, deliver
+from vdnn.kernels.numpy.layout import ceil_div, channels_last, channels_last_output, deliver
 from vdnn.kernels.numpy.winograd_error import TOLERANCE, relative_error
 from vdnn.layers.base import Algorithm, Array, Shape
 
 WINOGRAD = {"winograd2": 2, "winograd4": 4}  # outputs per tile and axis
 EXACT = ("direct", "pack")
-HALF_RATE = {"winograd2": 100, "winograd4": 170}  # channels at which the transforms take half of the time
+# channels at which the transforms take half of the time; compiled, they take less
+HALF_RATE = {False: {"winograd2": 100, "winograd4": 170}, True: {"winograd2": 40, "winograd4": 80}}
+FEW_TILES = 90  # with so many in all, compiled transforms of the filter take as long as the rest
 GEMM_WORKSPACE = {
     "forward": conv_gemm.forward_workspace,
     "backward_data": conv_gemm.data_workspace,
@@ -36,23 +41,34 @@ GEMM_WORKSPACE = {
 }
 
 
-def algorithms_of(phase: str, g: Geometry) -> dict[str, float]:
+def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, float]:
     """The algorithms worth having for this phase and their rates: direct arithmetic per second over a plain GEMM's.
 
-    The rates are fitted to measurements at one thread, 16 to 512 channels: shallow layers are bound by packing and
-    transforms.  Winograd is left out where it would be slower than "direct", or too far off, "pack" where it is cut up
-    like "direct".
+    The rates, other ones if `fast`, are fitted to measurements at one thread, 16 to 512 channels: shallow layers are
+    bound by packing and transforms.  Winograd is left out where in NumPy it would be slower than "direct", or too far
+    off, "pack" where it is cut up like "direct".
     """
     if g.is_pointwise:
         return {"direct": 0.95}
     depth = max(1.0, min(g.C * g.taps[0] * g.taps[1] / 9, g.K))
     rates = {"direct": 0.8 * depth / (depth + 16), "pack": 0.9 * depth / (depth + 16)}
     for name, m in WINOGRAD.items():
-        rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[name])
+        rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[False][name])
         if winograd_plan.applies(g) and rate > rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
             rates[name] = rate
     if GEMM_WORKSPACE[phase](g, "direct", 1) == GEMM_WORKSPACE[phase](g, "pack", 1):
         del rates["pack"]
+    return rates | _compiled(phase, g, depth, rates) if fast else rates
+
+
+def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> dict[str, float]:
+    """The rates of what is compiled."""
+    rates = {"direct": 1.1 * depth / (depth + 8)} if direct.applies(phase, g) else {}
+    for name, m in WINOGRAD.items():
+        if name in names:
+            tiles = g.N * ceil_div(g.outputs[0], m) * ceil_div(g.outputs[1], m)
+            rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[True][name])
+            rates[name] = rate * tiles / (tiles + FEW_TILES)
     return rates
 
 
@@ -60,7 +76,8 @@ def workspace_of(phase: str, g: Geometry, algorithm: str, threads: int) -> int:
     """Bytes of workspace."""
     if algorithm in WINOGRAD:
         return winograd.workspace(phase, g, WINOGRAD[algorithm], threads)
-    return GEMM_WORKSPACE[phase](g, algorithm, threads)
+    needed = GEMM_WORKSPACE[phase](g, algorithm, threads)
+    return max(needed, direct.workspace(phase, g, threads)) if algorithm == "direct" else needed
 
 
 class ConvKernels(Sharing):
@@ -107,6 +124,8 @@ class ConvKernels(Sharing):
         source, filters, result = channels_last(x), channels_last(w), channels_last_output(y)
         if algorithm in WINOGRAD:
             winograd.forward(self, g, WINOGRAD[algorithm], source, filters, b, result, workspace)
+        elif self._is_direct("forward", g, algorithm):
+            direct.forward(self, g, source, filters, b, result, workspace)
         else:
             conv_gemm.forward(self, g, source, filters, b, result, algorithm, workspace)
         deliver(result, y)
@@ -129,6 +148,8 @@ class ConvKernels(Sharing):
         filters, gradient, result = channels_last(w), channels_last(dy), channels_last_output(dx)
         if algorithm in WINOGRAD:
             winograd.backward_data(self, g, WINOGRAD[algorithm], filters, gradient, result, workspace)
+        elif self._is_direct("backward_data", g, algorithm):
+            direct.backward_data(self, g, filters, gradient, result, workspace)
         else:
             conv_gemm.backward_data(self, g, filters, gradient, result, algorithm, workspace)
         deliver(result, dx)
@@ -152,6 +173,8 @@ class ConvKernels(Sharing):
         source, gradient, result = channels_last(x), channels_last(dy), channels_last_output(dw)
         if algorithm in WINOGRAD:
             winograd.backward_weights(self, g, WINOGRAD[algorithm], source, gradient, result, workspace)
+        elif self._is_direct("backward_weights", g, algorithm):
+            direct.backward_weights(self, g, source, gradient, result, workspace)
         else:
             conv_weights.backward_weights(self, g, source, gradient, result, algorithm, workspace)
         deliver(result, dw)
@@ -171,9 +194,13 @@ class ConvKernels(Sharing):
 
         self.parallel(run, len(images), y.nbytes / 5e9)
 
+    def _is_direct(self, phase: str, g: Geometry, algorithm: str) -> bool:
+        """Whether the compiled direct convolution does this."""
+        return algorithm == "direct" and self.fast and direct.applies(phase, g)
+
     def _rates(self, phase: str, g: Geometry) -> dict[str, float]:
         """The algorithms that these kernels have, and their rates."""
-        return {n: rate for n, rate in algorithms_of(phase, g).items() if n in EXACT or not self.exact}
+        return {n: rate for n, rate in algorithms_of(phase, g, self.fast).items() if n in EXACT or not self.exact}
 
     def _geometry(
         self,
@@ -189,10 +216,21 @@ class ConvKernels(Sharing):
     ) -> Geometry:
         """The sizes of a call, after a check that it has the algorithm and room for it."""
         g = geometry(x.shape, w.shape, stride, padding, dilation, groups, x.dtype.name)
-        names = self._rates(phase, g)
-        if algorithm not in names:
-            raise ValueError(f"no algorithm {algorithm!r} for {phase} of x {x.shape}, w {w.shape}: {', '.join(names)}")
-        needed, given = workspace_of(phase, g, algorithm, self.threads), 0 if workspace is None else workspace.nbytes
+        needed, given = self._needed(phase, g, algorithm), 0 if workspace is None else workspace.nbytes
         if given < needed:
             raise ValueError(f"{algorithm} for {phase} needs {needed} bytes of workspace, got {given}")
         return g
+
+    def _needed(self, phase: str, g: Geometry, algorithm: str) -> int:
+        """Bytes of workspace.  Raises ValueError if there is no such algorithm."""
+        needed = _kept_workspace(phase, g, algorithm, self.threads)
+        if needed is None or (self.exact and algorithm not in EXACT):
+            names = ", ".join(self._rates(phase, g))
+            raise ValueError(f"no algorithm {algorithm!r} for {phase} of {g}: {names}")
+        return needed
+
+
+@lru_cache(maxsize=4096)
+def _kept_workspace(phase: str, g: Geometry, algorithm: str, threads: int) -> int | None:
+    """Bytes of workspace; None if there is no such algorithm.  Calls look here every time."""
+    return workspace_of(phase, g, algorithm, threads) if algorithm in algorithms_of(phase, g) else None

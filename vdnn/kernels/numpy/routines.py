@@ -6,6 +6,7 @@ A kernel cuts its work up by shape and shares the blocks among workers; a routin
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from vdnn.kernels.numpy import elementwise, norm_rows, pool_windows, update, winograd_tiles
 
@@ -35,6 +36,10 @@ class Routines:
 
     max_pool = staticmethod(pool_windows.max_pool)
     max_pool_backward = staticmethod(pool_windows.max_pool_backward)
+
+    # only compiled: vdnn.kernels.numpy.direct
+    gather: Callable[..., None]
+    weigh: Callable[..., None]
 
     sgd = staticmethod(update.sgd)
     adam = staticmethod(update.adam)

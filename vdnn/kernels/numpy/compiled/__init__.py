@@ -5,6 +5,7 @@ Each equals NumPy's: bit for bit, but for sums, whose terms are added in another
 
 from __future__ import annotations
 
+from vdnn.kernels.numpy.compiled.direct_routines import DirectRoutines
 from vdnn.kernels.numpy.compiled.norm import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
 from vdnn.kernels.numpy.compiled.pool import PoolRoutines
@@ -14,7 +15,7 @@ from vdnn.kernels.numpy.routines import Routines
 __all__ = ["CompiledRoutines"]
 
 
-class CompiledRoutines(NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines):
+class CompiledRoutines(DirectRoutines, NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines):
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True

@@ -87,7 +87,7 @@ def code_of(program: Program, letters: str, inputs: int, outputs: int) -> str:
     return f"{FINGERPRINT} {letters} {inputs} {outputs} {program.text}"
 
 
-def _whole(context: Any, builder: Any, values: Any, kinds: Any) -> list[Any]:
+def whole(context: Any, builder: Any, values: Any, kinds: Any) -> list[Any]:
     """Arguments, integers among them as machine words."""
     return [
         context.cast(builder, value, kind, types.intp) if isinstance(kind, types.Integer) else value
@@ -97,7 +97,7 @@ def _whole(context: Any, builder: Any, values: Any, kinds: Any) -> list[Any]:
 
 def _transform(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     kinds = signature.args
-    _, source, at, row, column, target, to, down, across, extra, extra_at = _whole(context, builder, values, kinds)
+    _, source, at, row, column, target, to, down, across, extra, extra_at = whole(context, builder, values, kinds)
     emit = Emitter(context, builder, kinds[1].dtype)
     place = emit.grid(at, row, column)
     results = emit.both_ways(kinds[0].literal_value, lambda i, j: emit.load(kinds[1], source, place(i, j)))
@@ -134,7 +134,7 @@ def transform(
 
 
 def _move(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    source, at, target, to = _whole(context, builder, values, signature.args)
+    source, at, target, to = whole(context, builder, values, signature.args)
     emit = Emitter(context, builder, signature.args[0].dtype)
     emit.store(emit.load(signature.args[0], source, at), signature.args[2], target, to)
     return context.get_dummy_value()
@@ -147,7 +147,7 @@ def move(typing: Any, source: Any, at: Any, target: Any, to: Any) -> Any:
 
 
 def _clear(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    target, to = _whole(context, builder, values, signature.args)
+    target, to = whole(context, builder, values, signature.args)
     emit = Emitter(context, builder, signature.args[0].dtype)
     emit.store(emit.constant(0.0), signature.args[0], target, to)
     return context.get_dummy_value()
@@ -157,3 +157,30 @@ def _clear(context: Any, builder: Any, signature: Any, values: Any) -> Any:
 def clear(typing: Any, target: Any, to: Any) -> Any:
     """Write one vector of zeros."""
     return types.void(target, to), _clear
+
+
+def _transpose(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    source, at, row, target, to, column = whole(context, builder, values, signature.args)
+    emit = Emitter(context, builder, signature.args[0].dtype)
+    lanes, index = emit.lanes, ir.IntType(32)
+    kinds = signature.args[0], signature.args[3]
+    lines = [emit.load(kinds[0], source, emit.grid(at, row, row)(i, 0)) for i in range(lanes)]
+    size = 1
+    while size < lanes:  # swap squares of `size` elements across the diagonal of squares twice as large
+        swapped = list(lines)
+        for i in (i for i in range(lanes) if not i & size):
+            upper = [k if not k & size else lanes + k - size for k in range(lanes)]
+            lower = [k + size if not k & size else lanes + k for k in range(lanes)]
+            for place, order in ((i, upper), (i + size, lower)):
+                mask = ir.Constant(ir.VectorType(index, lanes), order)
+                swapped[place] = builder.shuffle_vector(lines[i], lines[i + size], mask)
+        lines, size = swapped, 2 * size
+    for i, line in enumerate(lines):
+        emit.store(line, kinds[1], target, emit.grid(to, column, column)(i, 0))
+    return context.get_dummy_value()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transpose(typing: Any, source: Any, at: Any, row: Any, target: Any, to: Any, column: Any) -> Any:
+    """Transpose a square as wide as a vector: rows of `source` (from `at`, stride row) become columns of `target`."""
+    return types.void(source, at, row, target, to, column), _transpose

@@ -1,0 +1,184 @@
+"""Direct convolution, compiled: no matrix is packed, the filter meets the image in registers.
+
+A task computes a block of up to BLOCK result channels for some boxes of pixels.  What a box sees of the source is
+copied first, zeros around it and its channels side by side, unless it lies so already; then every pixel is like every
+other.  x and y are flat; N, H, W and channels are strides.
+"""
+
+from __future__ import annotations
+
+import numpy
+
+from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.multiply import ROWS, VECTORS, over_terms
+from vdnn.kernels.numpy.compiled.vectors import VECTOR, transpose
+from vdnn.layers.base import Array
+
+many, one = over_terms(ROWS, VECTORS), over_terms(ROWS, 1)
+Numbers = tuple[int, ...]
+WIDE = VECTORS * VECTOR  # bytes
+
+
+@compiled
+def copy(source: Array, at: int, count: int, width: int, target: Array, to: int) -> None:
+    """Copy `count` neighbours, zeros behind them up to `width`."""
+    given, taken = source[at : at + count], target[to : to + count]
+    for i in range(count):
+        taken[i] = given[i]
+    for i in range(to + count, to + width):
+        target[i] = source.dtype.type(0)
+
+
+@compiled
+def lay_columns(w: Array, start: int, taps: Array, inner: int, step: int, count: int, width: int, out: Array) -> None:
+    """out[tap, i, o] = w[start + taps[tap] + i * step + o]: (taps, inner, width), 0 from o = count on."""
+    to = 0
+    for tap in taps:
+        for i in range(inner):
+            copy(w, start + tap + i * step, count, width, out, to)
+            to += width
+
+
+@compiled
+def lay_rows(w: Array, start: int, step: int, length: int, count: int, width: int, out: Array) -> None:
+    """out[i, o] = w[start + i + o * step]: (length, width), 0 from o = count on."""
+    lanes = VECTOR // w.itemsize
+    zero = w.dtype.type(0)
+    even, high = length // lanes * lanes, count // lanes * lanes
+    for o in range(0, high, lanes):
+        for i in range(0, even, lanes):
+            transpose(w, start + o * step + i, step, out, i * width + o, width)
+    for i in range(length):
+        for o in range(0 if i >= even else high, count):
+            out[i * width + o] = w[start + o * step + i]
+        for o in range(count, width):
+            out[i * width + o] = zero
+
+
+@compiled
+def copy_box(x: Array, source: Numbers, top: int, left: int, n: int, rows: int, columns: int, to: int,
+             piece: Array) -> None:  # fmt: skip
+    """piece, from `to` on: (rows, columns, C) of image n from (top, left) on, zeros outside.
+
+    source: H, W, channels of a pixel, the first of these, C.
+    """
+    H, W, channels, first, C = source
+    zero = x.dtype.type(0)
+    begin = min(max(0, -left), columns)
+    end = max(begin, min(columns, W - left))
+    for h in range(top, top + rows):
+        if h < 0 or h >= H or begin == end:
+            for i in range(to, to + columns * C):
+                piece[i] = zero
+            to += columns * C
+            continue
+        for i in range(to, to + begin * C):
+            piece[i] = zero
+        at = ((n * H + h) * W + left + begin) * channels + first
+        if channels == C:
+            length = (end - begin) * C
+            target, given = piece[to + begin * C : to + begin * C + length], x[at : at + length]
+            for i in range(length):
+                target[i] = given[i]
+        else:
+            for w in range(end - begin):
+                target, given = piece[to + (begin + w) * C :][:C], x[at + w * channels :][:C]
+                for i in range(C):
+                    target[i] = given[i]
+        for i in range(to + end * C, to + columns * C):
+            piece[i] = zero
+        to += columns * C
+
+
+@compiled
+def see(x: Array, source: Numbers, window: Numbers, box: Array, copies: bool, piece: Array, places: Array) -> int:
+    """Copy what a box of pixels sees, if it `copies`, and note where each pixel's first tap is: in piece, or in x.
+
+    window: taps, step, dilation and offset of rows, the same of columns.  Gives the elements of a row of the source.
+    """
+    H, W, channels, first, C = source
+    R, row_step, row_dilation, row_offset, S, step, dilation, offset = window
+    n0, n1, h0, h1, w0, w1 = box
+    rows, columns = (h1 - h0 - 1) * row_step + (R - 1) * row_dilation + 1, (w1 - w0 - 1) * step + (S - 1) * dilation + 1
+    top, left = h0 * row_step + row_offset, w0 * step + offset
+    index = 0
+    for n in range(n0, n1):
+        begin = (n - n0) * rows * columns * C
+        if copies:
+            copy_box(x, source, top, left, n, rows, columns, begin, piece)
+        for h in range(h1 - h0):
+            for w in range(w1 - w0):
+                if copies:
+                    places[index] = begin + (h * row_step * columns + w * step) * C
+                else:
+                    places[index] = ((n * H + top + h * row_step) * W + left + w * step) * channels + first
+                index += 1
+    for spare in range(index, index + ROWS - 1):
+        places[spare] = places[index - 1]
+    return columns * C if copies else W * channels
+
+
+@compiled
+def find(target: Numbers, box: Array, places: Array) -> int:
+    """Where the pixels of a box lie; target: start, and strides of images, rows and columns.  Gives their number."""
+    start, image, row, column = target
+    n0, n1, h0, h1, w0, w1 = box
+    index = 0
+    for n in range(n0, n1):
+        for h in range(h0, h1):
+            for w in range(w0, w1):
+                places[index] = start + n * image + h * row + w * column
+                index += 1
+    for spare in range(index, index + ROWS - 1):
+        places[spare] = places[index - 1]
+    return index
+
+
+@compiled
+def multiply_pixels(x: Array, places: Array, pixels: int, window: Numbers, pixel: int, row: int, C: int, filters: Array,
+                    width: int, y: Array, targets: Array, count: int, bias: Array, line: Array) -> None:  # fmt: skip
+    """Pixels of y = bias + what they see of x times the filters: (taps * C, width).
+
+    Where `count` channels are no whole vectors, sums are made in a line of their own.
+    """
+    R, _, row_dilation, _, S, _, dilation, _ = window
+    lanes = VECTOR // x.itemsize
+    parts, terms = (1, S * C) if dilation == 1 and pixel == C else (S, C)
+    is_whole = count == width
+    across = pixel * dilation
+    in_line = numpy.arange(ROWS) * width
+    sums, spots = (y, targets) if is_whole else (line, in_line)
+    for first in range(0, pixels, ROWS):
+        to = first if is_whole else 0
+        for v in range(0, width, WIDE // x.itemsize):
+            is_one = v + lanes >= width
+            begins, start = 1, v
+            for r in range(R):
+                for s in range(parts):
+                    shift = r * row_dilation * row + s * across
+                    if is_one:
+                        one(x, places, first, shift, filters, start, width, sums, spots, to, v, begins, bias, terms)
+                    else:
+                        many(x, places, first, shift, filters, start, width, sums, spots, to, v, begins, bias, terms)
+                    begins = 0
+                    start += terms * width
+        if not is_whole:
+            for p in range(min(ROWS, pixels - first)):
+                copy(line, p * width, count, count, y, targets[first + p])
+
+
+@compiled
+def gather(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: bool, filters: Array, count: int,
+           width: int, bias: Array, y: Array, target: Numbers, piece: Array, most: int) -> None:  # fmt: skip
+    """y of some boxes and of `count` channels = bias + the windows over x times the filters: (taps * C, width).
+
+    bias has `width` elements.  most: pixels of the largest box.
+    """
+    places, targets = numpy.empty(most + ROWS, numpy.int64), numpy.empty(most + ROWS, numpy.int64)
+    line = numpy.empty(ROWS * width, x.dtype)
+    seen, pixel = (piece, source[4]) if copies else (x, source[2])
+    C = source[4]
+    for box in boxes:
+        row = see(x, source, window, box, copies, piece, places)
+        pixels = find(target, box, targets)
+        multiply_pixels(seen, places, pixels, window, pixel, row, C, filters, width, y, targets, count, bias, line)

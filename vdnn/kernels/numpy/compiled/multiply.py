@@ -1,0 +1,182 @@
+"""The product that direct convolution is made of, kept in registers, written as LLVM instructions.
+
+    sums[p, v] = first[v] or sums[p, v], + sum over t of a[p, t] * b[t, v]
+
+for rows p, vectors v of neighbouring elements and terms t.  Sums are loaded once, added to in registers term by term in
+order, and stored once.  A product and its sum are one rounding where the machine has such an instruction.  What differs
+between a convolution's passes is how a's elements are found: `over_terms` for rows at any places and terms that are
+neighbours, `over_rows` the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from vdnn.kernels.numpy.compiled.vectors import Emitter, whole
+
+# 32 registers of 64 bytes, or 16 of 32, hold the sums, a row's element and b's vectors
+IS_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+VECTORS = 2 if IS_WIDE else 1
+ROWS = 8 if IS_WIDE else 6
+FEWER_ROWS = 8 if IS_WIDE else 4  # divides usual numbers of channels
+FUSED = ("contract",)
+WORD = ir.IntType(64)
+
+
+class Product:
+    """Writes the instructions for `rows` x `vectors` sums."""
+
+    def __init__(self, context: Any, builder: Any, number: Any, rows: int, vectors: int) -> None:
+        self.emit, self.builder = Emitter(context, builder, number), builder
+        self.rows, self.vectors = range(rows), range(vectors)
+
+    def places(self, start: Any, step: Any, count: range) -> list[Any]:
+        """start, start + step, ..."""
+        return [self.builder.add(start, self.builder.mul(step, ir.Constant(WORD, i))) for i in count]
+
+    def vectors_at(self, place: Any) -> list[Any]:
+        """Places of neighbouring vectors."""
+        return self.places(place, ir.Constant(WORD, self.emit.lanes), self.vectors)
+
+    def splat(self, value: Any) -> Any:
+        """A vector with the value everywhere."""
+        vector, index = self.emit.vector, ir.IntType(32)
+        nothing = ir.Constant(vector, ir.Undefined)
+        single = self.builder.insert_element(nothing, value, ir.Constant(index, 0))
+        mask = ir.Constant(ir.VectorType(index, self.emit.lanes), [0] * self.emit.lanes)
+        return self.builder.shuffle_vector(single, nothing, mask)
+
+    def write(
+        self,
+        b: tuple[Any, Any],
+        sources: list[list[Any]],
+        targets: list[list[Any]],
+        terms: Any,
+        at: Callable[[Any], tuple[Any, list[Any]]],
+    ) -> None:
+        """b: its type and itself; pointers to where sums come from and go; at(t): b's place and the rows' elements."""
+        builder, emit = self.builder, self.emit
+        kept = [[cgutils.alloca_once(builder, emit.vector) for _ in self.vectors] for _ in self.rows]
+        self.copy(sources, kept)
+        with cgutils.for_range(builder, terms) as loop:
+            place, elements = at(loop.index)
+            factors = [emit.load(*b, each) for each in self.vectors_at(place)]
+            for cells, element in zip(kept, elements, strict=True):
+                row = self.splat(element)
+                for cell, factor in zip(cells, factors, strict=True):
+                    product = builder.fmul(row, factor, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(cell), product, flags=FUSED), cell)
+        self.copy(kept, targets)
+
+    def copy(self, sources: list[list[Any]], targets: list[list[Any]]) -> None:
+        """Copy vectors; all are read before any is written."""
+        values = [[self.builder.load(each, align=self.emit.bytes) for each in row] for row in sources]
+        for row, places in zip(values, targets, strict=True):
+            for value, place in zip(row, places, strict=True):
+                self.builder.store(value, place, align=self.emit.bytes)
+
+
+def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    return context.make_array(kind)(context, builder, array).data
+
+
+def over_terms(rows: int, vectors: int) -> Any:
+    """A row p lies at a[places[first + p] + shift], its terms side by side; b's term t at start + t * step.
+
+    Its sums are those of `sums` at targets[to + p] + shift_to; with `begins`, they begin with `initial` at shift_to.
+    """
+
+    def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = signature.args
+        a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, terms = whole(
+            context, builder, values, kinds
+        )
+        product = Product(context, builder, kinds[0].dtype, rows, vectors)
+        data = _data(context, builder, kinds[0], a)
+        tables = _data(context, builder, kinds[1], places), _data(context, builder, kinds[8], targets)
+        bases, old, new = [], [], []
+        fresh = [product.emit.pointer(kinds[12], initial, each) for each in product.vectors_at(shift_to)]
+        is_new = builder.icmp_signed("!=", begins, ir.Constant(WORD, 0))
+        for p in range(rows):
+            indices = (builder.add(each, ir.Constant(WORD, p)) for each in (first, to))
+            place, target = (builder.load(builder.gep(t, [i])) for t, i in zip(tables, indices, strict=True))
+            bases.append(builder.gep(data, [builder.add(place, shift)]))
+            spots = product.vectors_at(builder.add(target, shift_to))
+            new.append([product.emit.pointer(kinds[7], sums, each) for each in spots])
+            old.append([builder.select(is_new, x, y) for x, y in zip(fresh, new[-1], strict=True)])
+
+        def at(t: Any) -> tuple[Any, list[Any]]:
+            place = builder.add(start, builder.mul(t, step))
+            return place, [builder.load(builder.gep(base, [t])) for base in bases]
+
+        product.write((kinds[4], b), old, new, terms, at)
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any,
+        a: Any,
+        places: Any,
+        first: Any,
+        shift: Any,
+        b: Any,
+        start: Any,
+        step: Any,
+        sums: Any,
+        targets: Any,
+        to: Any,
+        shift_to: Any,
+        begins: Any,
+        initial: Any,
+        terms: Any,
+    ) -> Any:
+        return types.void(
+            a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, terms
+        ), write
+
+    return multiply
+
+
+def over_rows(rows: int, vectors: int) -> Any:
+    """Rows are neighbours: a's term t at a_places[t] + row + p, b's at b_places[t] + shift; sums at to + p * across."""
+
+    def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = signature.args
+        a, a_places, row, b, b_places, shift, sums, to, across, terms = whole(context, builder, values, kinds)
+        product = Product(context, builder, kinds[0].dtype, rows, vectors)
+        data = _data(context, builder, kinds[0], a)
+        tables = _data(context, builder, kinds[1], a_places), _data(context, builder, kinds[4], b_places)
+
+        def at(t: Any) -> tuple[Any, list[Any]]:
+            a_place, b_place = (builder.load(builder.gep(table, [t])) for table in tables)
+            base = builder.gep(data, [builder.add(a_place, row)])
+            elements = [builder.load(builder.gep(base, [ir.Constant(WORD, p)])) for p in range(rows)]
+            return builder.add(b_place, shift), elements
+
+        spots = [product.vectors_at(each) for each in product.places(to, across, product.rows)]
+        cells = [[product.emit.pointer(kinds[6], sums, each) for each in row] for row in spots]
+        product.write((kinds[3], b), cells, cells, terms, at)
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any,
+        a: Any,
+        a_places: Any,
+        row: Any,
+        b: Any,
+        b_places: Any,
+        shift: Any,
+        sums: Any,
+        to: Any,
+        across: Any,
+        terms: Any,
+    ) -> Any:
+        return types.void(a, a_places, row, b, b_places, shift, sums, to, across, terms), write
+
+    return multiply

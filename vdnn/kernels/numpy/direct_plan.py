@@ -1,0 +1,137 @@
+"""How a direct convolution (vdnn.kernels.numpy.direct) is cut up.
+
+N batch, C channels of the source, K of the result (both per group).  Blocks of result channels and parts of the pixels
+are tasks; each worker has a block of the filter, or of its gradient, and what a box of pixels sees of the source, all
+in at most LIMIT bytes.  Where that is not enough the convolution is done by im2col and GEMM (vdnn.kernels.numpy.gemm).
+All is cut up by shape alone, so that bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy
+
+from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
+from vdnn.kernels.numpy.window import Tiles, Window, tiles
+from vdnn.layers.base import Array
+
+Pair = tuple[int, int]
+LIMIT = 2**20 - 4096  # bytes per worker
+BLOCK = 32  # result channels of a task
+LINE = 64  # bytes of a vector
+TASKS, ENOUGH = 16, 8
+PARTIALS = 384 * 2**10  # bytes of partial sums of the filter's gradient, those of the first part aside
+MOST, LEAST = 512, 48  # pixels of a box
+
+
+class DirectPlan(NamedTuple):
+    """How one convolution, of one group, is cut up.
+
+    blocks  spans of result channels
+    parts   tables (boxes, 6) of a task's boxes of pixels, as window.Tile has them
+    width   elements of a row of the filter's block: whole vectors
+    block   elements of a block of the filter, or of its gradient where that cannot be added up in place
+    copies  whether what a box sees is copied
+    piece   elements of that, at most
+    pixels  of the largest box
+    """
+
+    blocks: tuple[Pair, ...]
+    parts: tuple[Array, ...]
+    width: int
+    block: int
+    copies: bool
+    piece: int
+    pixels: int
+    dtype: str
+
+    @property
+    def scratch(self) -> int:
+        """Bytes per worker."""
+        return array_bytes(self.dtype, self.block) + array_bytes(self.dtype, self.piece)
+
+    def arrays(self, space: Array | None, start: int) -> tuple[Array, Array]:
+        """A block and a piece, from byte `start` of the workspace on."""
+        scratch = Scratch(space, start)
+        return scratch.take((self.block,), self.dtype), scratch.take((self.piece,), self.dtype)
+
+
+def is_inside(axis: Window) -> bool:
+    """Whether no output sees padding."""
+    last = (axis.outputs - 1) * axis.step + (axis.taps - 1) * axis.dilation + axis.offset
+    return axis.offset >= 0 and last < axis.length
+
+
+def seen(axis: Window, outputs: int) -> int:
+    """How many neighbouring elements so many outputs see."""
+    return (outputs - 1) * axis.step + (axis.taps - 1) * axis.dilation + 1
+
+
+@lru_cache(maxsize=1024)
+def gather_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: int, dtype: str) -> DirectPlan | None:
+    """How to cut up a forward pass, or a part of backward_data; None if that takes more than LIMIT bytes."""
+    width = ceil_div(min(K, BLOCK), lanes_of(dtype)) * lanes_of(dtype)
+    copies = groups > 1 or not (is_inside(rows) and is_inside(columns))
+    blocks = tuple(spans(K, BLOCK))
+    cut = blocks, ceil_div(TASKS, groups * len(blocks))
+    return _fitted(N, rows, columns, C, dtype, cut, width, rows.taps * columns.taps * C * width, copies)
+
+
+@lru_cache(maxsize=1024)
+def weights_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: int, dtype: str) -> DirectPlan | None:
+    """How to cut up the filter's gradient; None if that takes more than LIMIT bytes.
+
+    Where rows of the gradient are no whole vectors they are added up apart, and what is beyond them reads spare
+    elements of the piece.
+    """
+    lanes, length = lanes_of(dtype), columns.taps * C
+    if columns.dilation == 1:
+        is_ragged, padded = length % lanes > 0, ceil_div(length, lanes) * lanes
+    else:
+        is_ragged, padded = C % lanes > 0, columns.taps * ceil_div(C, lanes) * lanes
+    nbytes = array_bytes(dtype, groups * K, rows.taps, columns.taps, C)
+    height, parts = BLOCK, min(1 + PARTIALS // nbytes, ceil_div(TASKS, groups * ceil_div(K, BLOCK)))
+    while height > 8 and groups * ceil_div(K, height) * parts < ENOUGH:
+        height //= 2
+    cut = tuple(spans(K, height)), parts
+    block = min(K, height) * rows.taps * padded if is_ragged else 0
+    copies = is_ragged or groups > 1 or not (is_inside(rows) and is_inside(columns))
+    return _fitted(N, rows, columns, C, dtype, cut, lanes, block, copies)
+
+
+def lanes_of(dtype: str) -> int:
+    """Elements of a vector."""
+    return LINE // numpy.dtype(dtype).itemsize
+
+
+def _fitted(
+    N: int,
+    rows: Window,
+    columns: Window,
+    C: int,
+    dtype: str,
+    cut: tuple[tuple[Pair, ...], int],
+    width: int,
+    block: int,
+    copies: bool,
+) -> DirectPlan | None:
+    """The plan with the largest boxes that fit.  cut: spans of result channels, and the parts of the pixels."""
+    blocks, wanted = cut
+    pixels = min(MOST, max(LEAST, ceil_div(N * rows.outputs * columns.outputs, wanted)))
+    while pixels >= LEAST:
+        boxes = tiles(N, rows.outputs, columns.outputs, pixels)
+        images, high, wide = (max(b - a for a, b in cuts) for cuts in (boxes.images, boxes.rows, boxes.columns))
+        piece = (images * seen(rows, high) * seen(columns, wide) * C + lanes_of(dtype)) * copies
+        found = DirectPlan(blocks, (), width, block, copies, piece, images * high * wide, dtype)
+        if found.scratch <= LIMIT:
+            return found._replace(parts=parts_of(boxes, wanted))
+        pixels = pixels * 3 // 4
+    return None
+
+
+def parts_of(boxes: Tiles, wanted: int) -> tuple[Array, ...]:
+    """The boxes' tables, in near-equal consecutive parts."""
+    cuts = spans(len(boxes), ceil_div(len(boxes), wanted))
+    return tuple(numpy.array(boxes[a:b], numpy.int64) for a, b in cuts)
