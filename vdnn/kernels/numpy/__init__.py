@@ -42,7 +42,8 @@ class NumpyKernels(
 
     threads  None: as many as the process may use
     fast     whether kernels compiled by Numba run; None: if it is installed and VDNN_FAST is not 0.  A plan may run by
-             either: algorithms and their workspaces are the same, not their rates.  Raises ImportError if True and Numba is not installed.
+             either: algorithms and their workspaces are the same, not their rates.
+             Raises ImportError if True and Numba is not installed.
     exact    convolve by plain products alone, without the faster algorithms that round more (vdnn.kernels.numpy.conv)
     """
 
