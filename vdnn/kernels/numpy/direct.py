@@ -14,7 +14,7 @@ import numpy
 
 from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.conv_weights import add_tree
-from vdnn.kernels.numpy.direct_plan import DirectPlan, gather_plan, weights_plan
+from vdnn.kernels.numpy.direct_plan import LIMIT, DirectPlan, gather_plan, scratch_bytes, scratches, weights_plan
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry
 from vdnn.kernels.numpy.layout import Scratch, array_bytes
@@ -84,12 +84,13 @@ def data_sweeps(g: Geometry) -> tuple[Sweep, ...] | None:
         for i in range(2)
     )
     parts = [] if g.is_pointwise else [(r, s) for r in rows for s in columns if r.taps and s.taps]
-    plans = [gather_plan(g.N, r.axis, s.axis, g.K, g.C, g.groups, g.dtype) for r, s in parts]
+    wanted = [gather_plan(g.N, r.axis, s.axis, g.K, g.C, g.groups, g.dtype) for r, s in parts]
+    plans = [plan for plan in wanted if plan is not None]
+    if len(plans) < len(wanted) or (plans and scratch_bytes(plans) > LIMIT):
+        return None
     found, size, pixel = [], g.taps[0] * g.taps[1] * g.C, g.groups * g.C
     for i in range(g.groups):
         for (r, s), plan in zip(parts, plans, strict=True):
-            if plan is None:
-                return None
             taps = numpy.array([(p * g.taps[1] + q) * g.C for p in r.taps for q in s.taps])
             source = (*g.outputs, g.groups * g.K, i * g.K, g.K)
             first, image, row, _ = pixels_of(g.source, pixel, i * g.C)
@@ -125,11 +126,10 @@ def run_sweeps(
     """Run all tasks of all gathers.  arrays: source, filter, bias, result; each worker has its scratch in `space`."""
     assert sweeps
     tasks = [(each, part, block) for each in sweeps for part in each.plan.parts for block in each.plan.blocks]
-    size, gather = max(each.plan.scratch for each in sweeps), workers.routines.gather
+    scratch, gather = scratches([each.plan for each in sweeps], space, 0, workers.threads), workers.routines.gather
 
     def run(task: int, worker: int) -> None:
-        sweep, part, block = tasks[task]
-        gather(sweep, part, block, arrays, *sweep.plan.arrays(space, worker * size))
+        gather(*tasks[task], arrays, *scratch[worker])
 
     workers.parallel(run, len(tasks), flops / FLOPS)
 
@@ -165,17 +165,17 @@ def backward_weights(workers: Sharing, g: Geometry, x: Array, dy: Array, dw: Arr
     """Write dw from x: (N, H, W, G C) and dy: (N, OH, OW, G K); parts are added up in a fixed tree."""
     groups = weighings(g)
     assert groups
-    plan, scratch = groups[0].plan, Scratch(space)
-    partials = [dw, *(scratch.take(dw.shape, g.dtype) for _ in plan.parts[1:])]
-    first, arrays = scratch.start, (x.reshape(-1), dy.reshape(-1))
+    plan, shared = groups[0].plan, Scratch(space)
+    partials = [dw, *(shared.take(dw.shape, g.dtype) for _ in plan.parts[1:])]
+    own, arrays = scratches([plan], space, shared.start, workers.threads), (x.reshape(-1), dy.reshape(-1))
     tasks = []
     for part, sums in zip(plan.parts, partials, strict=True):
-        for each, own in zip(groups, sums.reshape(g.groups, -1), strict=True):
-            tasks += [(each, part, own, block) for block in plan.blocks]
+        for each, gradient in zip(groups, sums.reshape(g.groups, -1), strict=True):
+            tasks += [(each, part, gradient, block) for block in plan.blocks]
     weigh = workers.routines.weigh
 
     def run(task: int, worker: int) -> None:
-        weigh(*tasks[task], arrays, *plan.arrays(space, first + worker * plan.scratch))
+        weigh(*tasks[task], arrays, *own[worker])
 
     workers.parallel(run, len(tasks), g.flops / FLOPS)
     add_tree(partials)
@@ -188,12 +188,12 @@ def workspace(phase: str, g: Geometry, threads: int) -> int:
     """Bytes of workspace; 0 where the compiled form does not do it."""
     if phase != "backward_weights":
         sweeps = (forward_sweeps(g) if phase == "forward" else data_sweeps(g)) or ()
-        return threads * max((each.plan.scratch for each in sweeps), default=0)
+        return threads * scratch_bytes([each.plan for each in sweeps]) if sweeps else 0
     groups = weighings(g)
     if groups is None:
         return 0
     plan = groups[0].plan
-    return threads * plan.scratch + (len(plan.parts) - 1) * array_bytes(g.dtype, g.groups * g.K, *g.taps, g.C)
+    return threads * scratch_bytes([plan]) + (len(plan.parts) - 1) * array_bytes(g.dtype, g.groups * g.K, *g.taps, g.C)
 
 
 def applies(phase: str, g: Geometry) -> bool:

@@ -8,6 +8,7 @@ All is cut up by shape alone, so that bits do not depend on the number of thread
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ LIMIT = 2**20 - 4096  # bytes per worker
 BLOCK = 32  # result channels of a task
 LINE = 64  # bytes of a vector
 TASKS, ENOUGH = 16, 8
+SMALL = 4 * 10**6  # products of a task: less than 0.1 ms
 PARTIALS = 384 * 2**10  # bytes of partial sums of the filter's gradient, those of the first part aside
 MOST, LEAST = 512, 48  # pixels of a box
 
@@ -52,10 +54,18 @@ class DirectPlan(NamedTuple):
         """Bytes per worker."""
         return array_bytes(self.dtype, self.block) + array_bytes(self.dtype, self.piece)
 
-    def arrays(self, space: Array | None, start: int) -> tuple[Array, Array]:
-        """A block and a piece, from byte `start` of the workspace on."""
-        scratch = Scratch(space, start)
-        return scratch.take((self.block,), self.dtype), scratch.take((self.piece,), self.dtype)
+
+def scratch_bytes(plans: Sequence[DirectPlan]) -> int:
+    """Bytes per worker of what `scratches` gives."""
+    sizes = max(plan.block for plan in plans), max(plan.piece for plan in plans)
+    return sum(array_bytes(plans[0].dtype, size) for size in sizes)
+
+
+def scratches(plans: Sequence[DirectPlan], space: Array | None, start: int, threads: int) -> list[list[Array]]:
+    """Of each worker a block and a piece that are large enough for all of these plans, from byte `start` on."""
+    scratch, dtype = Scratch(space, start), plans[0].dtype
+    sizes = max(plan.block for plan in plans), max(plan.piece for plan in plans)
+    return [[scratch.take((size,), dtype) for size in sizes] for _ in range(threads)]
 
 
 def is_inside(axis: Window) -> bool:
@@ -75,7 +85,7 @@ def gather_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: i
     width = ceil_div(min(K, BLOCK), lanes_of(dtype)) * lanes_of(dtype)
     copies = groups > 1 or not (is_inside(rows) and is_inside(columns))
     blocks = tuple(spans(K, BLOCK))
-    cut = blocks, ceil_div(TASKS, groups * len(blocks))
+    cut = blocks, ceil_div(tasks(N, rows, columns, C, K * groups), groups * len(blocks))
     return _fitted(N, rows, columns, C, dtype, cut, width, rows.taps * columns.taps * C * width, copies)
 
 
@@ -92,13 +102,20 @@ def weights_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: 
     else:
         is_ragged, padded = C % lanes > 0, columns.taps * ceil_div(C, lanes) * lanes
     nbytes = array_bytes(dtype, groups * K, rows.taps, columns.taps, C)
-    height, parts = BLOCK, min(1 + PARTIALS // nbytes, ceil_div(TASKS, groups * ceil_div(K, BLOCK)))
-    while height > 8 and groups * ceil_div(K, height) * parts < ENOUGH:
+    wanted = tasks(N, rows, columns, C, K * groups)
+    height, parts = BLOCK, min(1 + PARTIALS // nbytes, ceil_div(wanted, groups * ceil_div(K, BLOCK)))
+    while height > 8 and groups * ceil_div(K, height) * parts < min(wanted, ENOUGH):
         height //= 2
     cut = tuple(spans(K, height)), parts
     block = min(K, height) * rows.taps * padded if is_ragged else 0
     copies = is_ragged or groups > 1 or not (is_inside(rows) and is_inside(columns))
     return _fitted(N, rows, columns, C, dtype, cut, lanes, block, copies)
+
+
+def tasks(N: int, rows: Window, columns: Window, C: int, K: int) -> int:
+    """How many tasks are worth having: handing out a small one takes longer than doing it."""
+    products = N * rows.outputs * rows.taps * columns.outputs * columns.taps * C * K
+    return max(1, min(TASKS, products // SMALL))
 
 
 def lanes_of(dtype: str) -> int:

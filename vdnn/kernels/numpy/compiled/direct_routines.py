@@ -20,7 +20,7 @@ class DirectRoutines:
         x, w, bias, y = arrays
         plan, (first, last), (inner, outer) = sweep.plan, block, sweep.steps
         count, start = last - first, sweep.start + first * outer
-        initial = no_bias(plan.width, x.dtype.name)
+        initial = no_bias(plan.width, plan.dtype)
         if bias is not None:
             initial = initial.copy()
             initial[:count] = bias[sweep.bias + first : sweep.bias + last]
