@@ -5,7 +5,8 @@ Pieces depend on shapes alone, never on the number of threads, so results do not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 Array = Any
 CHUNK = 32768  # elements of one piece: 128 KiB of float32, a few of which fit into a core's L2 cache
 ALIGNMENT = 64  # bytes, of each array in a workspace
-BUFFER = 1024  # elements; NumPy copies strided operands through buffers, by default of 8192 each and newly allocated
 BANDWIDTH = 8e9  # bytes per second of one core, roughly; only decides whether work is worth splitting
+COMPILED_BANDWIDTH = 16e9  # that of a compiled routine, which makes one pass of NumPy's many
 
 
 def seconds(*arrays: Array) -> float:
@@ -29,7 +30,7 @@ def seconds(*arrays: Array) -> float:
 
 
 class Sharing(Workers):
-    """Workers that run ufuncs with small buffers, and the routines that they run."""
+    """Workers, and the routines that they run."""
 
     wants_fast: bool | None = None
 
@@ -45,17 +46,9 @@ class Sharing(Workers):
         """Whether the compiled routines run."""
         return self.routines.fast
 
-    def share(self, function: Callable[[int, int], None], tasks: int, seconds: float) -> None:
-        """`parallel`, with ufunc buffers that stay in L1: as fast, and hidden allocations stay at a few KiB."""
-
-        def run(task: int, worker: int) -> None:
-            before = np.setbufsize(BUFFER)  # of this thread
-            try:
-                function(task, worker)
-            finally:
-                np.setbufsize(before)
-
-        self.parallel(run, tasks, seconds)
+    def estimate(self, passes: int, *arrays: Array) -> float:
+        """Roughly the seconds that a routine takes one thread; passes: how often NumPy's goes over the arrays."""
+        return seconds(*arrays) * (BANDWIDTH / COMPILED_BANDWIDTH if self.fast else passes)
 
 
 def _aligned(count: int, itemsize: int) -> int:
@@ -90,23 +83,33 @@ def view(x: Array, shape: tuple[int, ...]) -> Array:
     return y
 
 
+def flat(arrays: Sequence[Array]) -> list[Array] | None:
+    """1-D views of arrays that are dense and stored in one order, C's or channels-last; None if they are not."""
+    if arrays[0].ndim == 4 and not all(a.flags.c_contiguous for a in arrays):
+        arrays = [a.transpose(0, 2, 3, 1) for a in arrays]
+    if all(a.flags.c_contiguous for a in arrays):
+        return [a.reshape(-1) for a in arrays]
+    return None
+
+
 class Pieces(Sequence[tuple[Array, ...]]):
     """Arrays of one shape, cut alike into pieces of at most `limit` elements.
 
-    Arrays that are dense in one common order (C or channels-last) give flat 1-D pieces, `long` times that; others
-    strided blocks.
+    Arrays that are dense in one common order (C or channels-last) give flat 1-D pieces; others strided blocks.
     """
 
-    def __init__(self, arrays: Sequence[Array], limit: int = CHUNK, long: int = 1) -> None:
-        if any(a.shape != arrays[0].shape for a in arrays):
-            raise ValueError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
-        if arrays[0].ndim == 4 and not all(a.flags.c_contiguous for a in arrays):
+    def __init__(self, arrays: Sequence[Array], limit: int = CHUNK) -> None:
+        shape = arrays[0].shape
+        for a in arrays[1:]:
+            if a.shape != shape:
+                raise ValueError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
+        dense = flat(arrays)
+        if dense is not None:
+            arrays = dense
+        elif len(shape) == 4:
             arrays = [a.transpose(0, 2, 3, 1) for a in arrays]
-        if all(a.flags.c_contiguous for a in arrays):
-            arrays = [a.reshape(-1) for a in arrays]
-            limit *= long
         self.arrays = arrays
-        shape = arrays[0].shape or (1,)
+        shape = arrays[0].shape
         self.axis, inner = len(shape) - 1, 1  # pieces are blocks along this axis, whole in all later ones
         while self.axis and inner * shape[self.axis] <= limit:
             inner *= shape[self.axis]
@@ -114,7 +117,7 @@ class Pieces(Sequence[tuple[Array, ...]]):
         self.outer = shape[: self.axis]
         self.step = max(1, limit // inner)
         self.blocks = -(-shape[self.axis] // self.step)
-        self.total: int = self.blocks * int(np.prod(self.outer, dtype=np.int64))
+        self.total: int = self.blocks * math.prod(self.outer)
 
     def __len__(self) -> int:
         return self.total

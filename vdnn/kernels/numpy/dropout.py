@@ -107,7 +107,7 @@ class DropoutKernels(Sharing):
             np.multiply(xb, scale, out=yb)
             np.multiply(yb, kept, out=yb)
 
-        self.share(work, samples * blocks, 20 * seconds(x))
+        self.parallel(work, samples * blocks, 20 * seconds(x))
 
 
 def _fill_grid(grid: Array, positions: int) -> None:

@@ -82,13 +82,13 @@ class ElementwiseKernels(Sharing):
 
     def relu(self, x: Array, y: Array) -> None:
         """y = max(x, 0), never -0.0.  y may be x."""
-        pieces, relu = Pieces((x, y), CHUNK, self.routines.long), self.routines.relu
+        pieces, relu = Pieces((x, y)), self.routines.relu
 
         def work(index: int, _: int) -> None:
             xb, yb = pieces[index]
             relu(xb, yb)
 
-        self.share(work, len(pieces), seconds(x, y))
+        self.parallel(work, len(pieces), self.estimate(1, x, y))
 
     def relu_backward_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_backward needs."""
@@ -96,14 +96,14 @@ class ElementwiseKernels(Sharing):
 
     def relu_backward(self, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
         """dx = dy where y > 0, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
-        pieces, relu_backward = Pieces((y, dy, dx), CHUNK, self.routines.long), self.routines.relu_backward
+        pieces, relu_backward = Pieces((y, dy, dx)), self.routines.relu_backward
         each = carved_bytes((min(CHUNK, y.size), y.dtype))
 
         def work(index: int, worker: int) -> None:
             yb, gb, out = pieces[index]
             relu_backward(yb, gb, out, workspace[worker * each :])
 
-        self.share(work, len(pieces), 2 * seconds(y, dy, dx))
+        self.parallel(work, len(pieces), self.estimate(2, y, dy, dx))
 
     def relu_mask_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_mask needs."""
@@ -114,14 +114,14 @@ class ElementwiseKernels(Sharing):
 
         The bits behind the last element are 0.
         """
-        pieces, relu_mask = _flat_pieces(x, y, long=self.routines.long), self.routines.relu_mask
+        pieces, relu_mask = _flat_pieces(x, y), self.routines.relu_mask
         each = carved_bytes((_piece(x.shape), "uint8"))
 
         def work(index: int, worker: int) -> None:
             xb, yb = pieces[index]
             relu_mask(xb, yb, _bits(mask, index * pieces.step, yb.size), workspace[worker * each :])
 
-        self.share(work, len(pieces), 2 * seconds(x, y))
+        self.parallel(work, len(pieces), self.estimate(2, x, y))
 
     def relu_mask_backward_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that relu_mask_backward needs."""
@@ -129,7 +129,7 @@ class ElementwiseKernels(Sharing):
 
     def relu_mask_backward(self, mask: Array, dy: Array, dx: Array, workspace: Array) -> None:
         """dx = dy where the mask's bit is set, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
-        pieces, relu_mask_backward = _flat_pieces(dy, dx, long=self.routines.long), self.routines.relu_mask_backward
+        pieces, relu_mask_backward = _flat_pieces(dy, dx), self.routines.relu_mask_backward
         each = carved_bytes(*_spread_specs(dy.shape, dy.itemsize))
 
         def work(index: int, worker: int) -> None:
@@ -137,7 +137,7 @@ class ElementwiseKernels(Sharing):
             bits = _bits(mask, index * pieces.step, source.size)
             relu_mask_backward(bits, source, target, workspace[worker * each :])
 
-        self.share(work, len(pieces), 2 * seconds(dy, dx))
+        self.parallel(work, len(pieces), self.estimate(2, dy, dx))
 
     def elementwise_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that elementwise needs for arrays of this shape."""
@@ -158,7 +158,7 @@ class ElementwiseKernels(Sharing):
             parts = pieces[index]
             function(np, like(t, parts[0]), *parts)
 
-        self.share(work, len(pieces), 2 * seconds(*arrays))
+        self.parallel(work, len(pieces), self.estimate(2, *arrays))
 
     def copy(self, x: Array, y: Array) -> None:
         """y = x, whatever the strides of both."""
@@ -170,7 +170,7 @@ class ElementwiseKernels(Sharing):
             source, target = pieces[index]
             np.copyto(target, source)
 
-        self.share(work, len(pieces), seconds(x, y))
+        self.parallel(work, len(pieces), self.estimate(1, x, y))
 
 
 def _whole(count: int) -> int:
@@ -193,9 +193,9 @@ def _bits(mask: Array, first: int, count: int) -> Array:
     return mask[first // BYTE : first // BYTE + _whole(count) // BYTE]
 
 
-def _flat_pieces(*arrays: Array, long: int) -> Pieces:
+def _flat_pieces(*arrays: Array) -> Pieces:
     """Pieces of dense arrays that are stored alike.  Raises ValueError for others: a mask has their order."""
-    pieces = Pieces(arrays, CHUNK, long)
+    pieces = Pieces(arrays)
     if pieces.arrays[0].ndim != 1:
         raise ValueError(f"a mask takes arrays that are dense and stored alike, not {[a.strides for a in arrays]}")
     return pieces

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vdnn.kernels.numpy.chunks import CHUNK, Pieces, seconds
+from vdnn.kernels.numpy.chunks import Pieces
 from vdnn.kernels.numpy.elementwise import ElementwiseKernels
 
 Array = Any
@@ -20,7 +20,7 @@ class JoinKernels(ElementwiseKernels):
 
     def add_all(self, x: Sequence[Array], y: Array) -> None:
         """y = ((x[0] + x[1]) + x[2]) + ...: two or more.  y may be x[0], or either of two."""
-        pieces, add = Pieces((*x, y), CHUNK, self.routines.long), self.routines.add
+        pieces, add = Pieces((*x, y)), self.routines.add
 
         def work(index: int, _: int) -> None:
             x0, x1, *more, y = pieces[index]
@@ -28,7 +28,7 @@ class JoinKernels(ElementwiseKernels):
             for xi in more:
                 add(y, xi, y)
 
-        self.share(work, len(pieces), seconds(*x, y))
+        self.parallel(work, len(pieces), self.estimate(1, *x, y))
 
     def concat(self, x: Sequence[Array], y: Array) -> None:
         """y = all x, one after the other along axis 1."""

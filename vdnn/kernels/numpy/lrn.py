@@ -72,7 +72,7 @@ class LrnKernels(Sharing):
             np.add(scale, k, out=scale)
             finish(*parts, scale, padded, total, power)
 
-        self.share(work, N * blocks, (size + 8) * seconds(arrays[0]))
+        self.parallel(work, N * blocks, (size + 8) * seconds(arrays[0]))
 
 
 def _lrn_rows(C: int, size: int) -> int:

@@ -69,7 +69,7 @@ class PoolKernels(Sharing):
             scratch = None if workspace is None else workspace[worker * each :]
             routine(x[images], y[place], index, window, rows, scratch)
 
-        self.share(work, len(blocks), 2 * seconds(x))
+        self.parallel(work, len(blocks), 2 * seconds(x))
 
     def max_pool_backward_workspace(self, dtype: str, y: tuple[int, ...]) -> int:
         """Bytes of scratch that either backward of max pooling needs."""
@@ -98,7 +98,7 @@ class PoolKernels(Sharing):
             scratch = workspace[worker * each :]
             routine(index, seen, largest, dy[images], dx[images], window, blocks.rows, scratch)
 
-        self.share(work, len(blocks.groups), 3 * window.size[0] * window.size[1] * seconds(dy))
+        self.parallel(work, len(blocks.groups), 3 * window.size[0] * window.size[1] * seconds(dy))
 
     def avg_pool(self, x: Array, y: Array, window: Window, include_padding: bool) -> None:
         """y = the mean of each window, divided as PyTorch does (see Window.counts)."""
@@ -114,7 +114,7 @@ class PoolKernels(Sharing):
                 np.add(yb[out], xb[into], out=yb[out])
             _divide(yb, rows, *divisors)
 
-        self.share(work, len(blocks), 2 * seconds(x))
+        self.parallel(work, len(blocks), 2 * seconds(x))
 
     def avg_pool_backward_workspace(self, dtype: str, y: tuple[int, ...]) -> int:
         """Bytes of scratch that avg_pool_backward needs."""
@@ -140,7 +140,7 @@ class PoolKernels(Sharing):
                 for _, out, into in window.positions(dx.shape[1:3], rows, dy.shape[2]):
                     np.add(target[into], share[out], out=target[into])
 
-        self.share(work, len(blocks.groups), 2 * seconds(dx))
+        self.parallel(work, len(blocks.groups), 2 * seconds(dx))
 
     def global_avg_pool(self, x: Array, y: Array) -> None:
         """y: (N, C, 1, 1) = the mean of each channel's plane."""
@@ -154,13 +154,13 @@ class PoolKernels(Sharing):
             wide = np.add.reduce(plane, axis=0).reshape(-1, C)
             y[n, 0, 0] = np.add.reduce(wide, axis=0, dtype=np.float64) / (H * W)
 
-        self.share(work, N, seconds(x))
+        self.parallel(work, N, seconds(x))
 
     def global_avg_pool_backward(self, dy: Array, dx: Array) -> None:
         """dx = dy / (H * W) everywhere in a channel's plane."""
         dy, dx = _last(dy), _last(dx)
         N, H, W, _ = dx.shape
-        self.share(lambda n, _: np.copyto(dx[n], dy[n] / (H * W)), N, seconds(dx))
+        self.parallel(lambda n, _: np.copyto(dx[n], dy[n] / (H * W)), N, seconds(dx))
 
 
 def _row_repeat(rows: int, C: int) -> int:

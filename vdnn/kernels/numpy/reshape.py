@@ -31,7 +31,7 @@ class ReshapeKernels(ElementwiseKernels):
         if x.ndim == 2:
             self.copy(x, y)
             return
-        self.share(lambda n, _: np.copyto(y[n], x[n]), len(x), 4 * seconds(x, y))
+        self.parallel(lambda n, _: np.copyto(y[n], x[n]), len(x), 4 * seconds(x, y))
 
     def upsample_nearest(self, x: Array, y: Array, scale: Pair) -> None:
         """y[h, w] = x[h // scale, w // scale]."""
@@ -42,7 +42,7 @@ class ReshapeKernels(ElementwiseKernels):
                 for j in range(scale[1]):
                     np.copyto(y[n, i :: scale[0], j :: scale[1]], x[n])
 
-        self.share(work, len(x), seconds(y))
+        self.parallel(work, len(x), seconds(y))
 
     def upsample_nearest_backward(self, dy: Array, dx: Array, scale: Pair) -> None:
         """dx = the sum of dy over each element's block."""
@@ -54,7 +54,7 @@ class ReshapeKernels(ElementwiseKernels):
                 i, j = divmod(k, scale[1])
                 np.add(dx[n], dy[n, i :: scale[0], j :: scale[1]], out=dx[n])
 
-        self.share(work, len(dx), seconds(dy))
+        self.parallel(work, len(dx), seconds(dy))
 
     def upsample_bilinear_workspace(self, dtype: str, x: tuple[int, ...], y: tuple[int, ...]) -> int:
         """Bytes of scratch that upsample_bilinear and its backward need."""
@@ -88,7 +88,7 @@ class ReshapeKernels(ElementwiseKernels):
                 _interpolate(*along_columns, align_corners, spare)
                 _interpolate(*along_rows, align_corners, spare)
 
-        self.share(work, -(-N // step), 4 * seconds(y))
+        self.parallel(work, -(-N // step), 4 * seconds(y))
 
 
 def _bilinear_images(x: tuple[int, ...], y: tuple[int, ...]) -> int:

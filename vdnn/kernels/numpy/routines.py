@@ -15,7 +15,6 @@ class Routines:
     """NumPy's routines."""
 
     fast = False
-    long = 1  # pieces of dense arrays are this many times what a block's NumPy temporaries allow
 
     transform_input = staticmethod(winograd_tiles.transform_input)
     transform_gradient = staticmethod(winograd_tiles.transform_gradient)
@@ -29,8 +28,11 @@ class Routines:
     relu_mask_backward = staticmethod(elementwise.relu_mask_backward)
     add = staticmethod(elementwise.add)
 
+    centre = staticmethod(norm_rows.centre)
     sum_moments = staticmethod(norm_rows.sum_moments)
     sum_gradients = staticmethod(norm_rows.sum_gradients)
+    settle_moments = staticmethod(norm_rows.settle_moments)
+    settle_gradients = staticmethod(norm_rows.settle_gradients)
     normalise = staticmethod(norm_rows.normalise)
     differentiate = staticmethod(norm_rows.differentiate)
 

@@ -49,23 +49,31 @@ class Blas:
             self.setters = [(library, _setter(library)) for library in controllers if library.user_api == "blas"]
         return self.setters
 
-    @contextmanager
-    def single(self) -> Iterator[None]:
-        """Hold the BLAS to one thread inside the block; blocks may nest and overlap between threads."""
+    def enter(self) -> None:
+        """Hold the BLAS to one thread until as many `leave` as `enter` have been called."""
         with self.lock:
             if self.depth == 0:
                 self.before = [library.get_num_threads() for library, _ in self.find()]
                 self.hold()
             self.depth += 1
+
+    def leave(self) -> None:
+        """Undo one `enter`; the last one restores the numbers of threads."""
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                for (_, set_threads), count in zip(self.find(), self.before, strict=True):
+                    if count is not None:
+                        set_threads(count)
+
+    @contextmanager
+    def single(self) -> Iterator[None]:
+        """Hold the BLAS to one thread inside the block; blocks may nest and overlap between threads."""
+        self.enter()
         try:
             yield
         finally:
-            with self.lock:
-                self.depth -= 1
-                if self.depth == 0:
-                    for (_, set_threads), count in zip(self.find(), self.before, strict=True):
-                        if count is not None:
-                            set_threads(count)
+            self.leave()
 
     def hold(self) -> None:
         """Set one thread; a BLAS on OpenMP keeps the number per calling thread, so every worker calls this too."""
@@ -85,6 +93,13 @@ def _setter(library: Any) -> Callable[[int], Any]:
 
 
 BLAS = Blas()  # the setting is the process's, so its keeper is too
+
+
+class Inside(threading.local):
+    """What each thread is in the middle of."""
+
+    worker: int | None = None  # the number that it works under
+    has_buffers: bool = False  # whether NumPy's buffers are small in it
 
 
 class Job:
@@ -150,7 +165,7 @@ def keeping_to(processor: int, all_of: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, all_of)
 
 
-def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: threading.local, own: set[int]) -> None:
+def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: Inside, own: set[int]) -> None:
     """Body of a helper thread; it holds no reference to its Workers, so that those can be collected."""
     if own:
         os.sched_setaffinity(0, own)
@@ -186,7 +201,7 @@ class Workers:
         self.threads = threads if threads is not None else available_threads()
         self._queues: list[queue.SimpleQueue[Job | None]] = []
         self._helpers: list[threading.Thread] = []
-        self._inside = threading.local()
+        self._inside = Inside()
         self._one_job = threading.Lock()
         self._processors: list[int] = []  # one for each worker; empty if they go where the system puts them
         weakref.finalize(self, _stop, self._queues)
@@ -198,22 +213,32 @@ class Workers:
         `seconds` is a rough estimate of all the work: too little is not split.  An exception stops the sharing out
         and is raised here, after all workers have stopped.  Inside a task, `parallel` is a plain loop.
         """
-        worker = getattr(self._inside, "worker", None)
+        worker = self._inside.worker
         if worker is not None:
             for task in range(tasks):
                 function(task, worker)
             return
-        with BLAS.single(), self._one_job:
-            self._inside.worker = 0
-            before = numpy.setbufsize(BUFFER)
-            try:
-                if self.threads == 1 or tasks < 2 or seconds < WORTH_SPLITTING:
-                    for task in range(tasks):
-                        function(task, 0)
-                else:
-                    self._share(function, tasks)
-            finally:
-                self._inside.worker = None
+        BLAS.enter()
+        try:
+            with self._one_job:
+                self._run(function, 1 if seconds < WORTH_SPLITTING else self.threads, tasks)
+        finally:
+            BLAS.leave()
+
+    def _run(self, function: Task, threads: int, tasks: int) -> None:
+        """Run the tasks as worker 0, with helpers if there are several threads and tasks."""
+        inside = self._inside
+        before = None if inside.has_buffers else numpy.setbufsize(BUFFER)
+        inside.worker = 0
+        try:
+            if threads == 1 or tasks < 2:
+                for task in range(tasks):
+                    function(task, 0)
+            else:
+                self._share(function, tasks)
+        finally:
+            inside.worker = None
+            if before is not None:
                 numpy.setbufsize(before)
 
     def _share(self, function: Task, tasks: int) -> None:
@@ -245,9 +270,16 @@ class Workers:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Hold the BLAS to one thread for the block, a training step; restores it on leaving.  Blocks may nest."""
+        """Hold the BLAS to one thread, and NumPy's buffers small, for the block, a training step; blocks may nest."""
+        outer = self._inside.has_buffers
         with BLAS.single():
-            yield
+            before = numpy.setbufsize(BUFFER)
+            self._inside.has_buffers = True
+            try:
+                yield
+            finally:
+                self._inside.has_buffers = outer
+                numpy.setbufsize(before)
 
     def close(self) -> None:
         """Stop the threads; a later `parallel` starts new ones."""

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdnn import clock as clocks
-from vdnn.kernels.numpy.chunks import Pieces, Sharing, carve, carved_bytes, like, seconds
+from vdnn.kernels.numpy.chunks import Pieces, Sharing, carve, carved_bytes, like
 
 Array = Any
-CHUNK = 16384  # elements of a piece: up to six arrays of it are in use at once
+CHUNK = 131072  # elements of a piece: with less, threads hand the interpreter to and fro
 KINDS = ("sgd", "momentum", "adam")
 
 
@@ -49,9 +49,8 @@ def sgd(step: Sgd, w: Array, g: Array, velocity: Sequence[Array], scratch: Array
         if step.is_first:
             np.copyto(v, g)
         else:
-            np.multiply(g, 1 - step.dampening, out=u)
             np.multiply(v, step.momentum, out=v)
-            np.add(v, u, out=v)
+            np.add(v, g if step.dampening == 0 else np.multiply(g, 1 - step.dampening, out=u), out=v)
         if step.nesterov:
             np.multiply(v, step.momentum, out=u)
             g = np.add(g, u, out=t)
@@ -169,9 +168,11 @@ class UpdateKernels(Sharing):
 
     def _update(self, piece: Callable[..., None], arrays: tuple[Array, ...], workspace: Array) -> None:
         """Call piece(scratch, *pieces) for all pieces of `arrays`."""
-        pieces = Pieces(arrays, CHUNK, self.routines.long)
+        pieces = Pieces(arrays, CHUNK)
         spec = (min(CHUNK, arrays[0].size), arrays[0].dtype)
         each = carved_bytes(spec, spec)
-        self.share(
-            lambda index, worker: piece(workspace[worker * each :], *pieces[index]), len(pieces), 3 * seconds(*arrays)
-        )
+
+        def work(index: int, worker: int) -> None:
+            piece(workspace[worker * each :], *pieces[index])
+
+        self.parallel(work, len(pieces), self.estimate(3, *arrays))

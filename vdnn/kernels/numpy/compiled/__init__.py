@@ -19,4 +19,3 @@ class CompiledRoutines(DirectRoutines, NormRoutines, PieceRoutines, PoolRoutines
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True
-    long = 8

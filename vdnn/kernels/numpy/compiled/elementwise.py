@@ -1,87 +1,89 @@
-"""Elementwise routines, compiled.
-
-A result may lie where an argument does.  A loop that LLVM cannot prove free of that runs one element at a time, so
-results go through a short array of their own, which stays in the L1 cache.
-"""
+"""Elementwise routines, compiled.  A result may lie where an argument does: see `lanes`."""
 
 from __future__ import annotations
 
-import numpy
-
 from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.lanes import (
+    absolute,
+    kept,
+    load,
+    load_first,
+    masked,
+    rectified,
+    signs,
+    size,
+    store,
+    store_first,
+)
 from vdnn.layers.base import Array
 
-SHORT = 1024  # elements
 BYTE = 8  # bits
 
 
 @compiled
 def relu(x: Array, y: Array) -> None:
     """y = max(x, 0); no -0.0, no negative NaN."""
-    t = numpy.empty(SHORT, x.dtype)
-    zero = x.dtype.type(0)
-    for start in range(0, x.size, SHORT):
-        xs, ys = x[start : start + SHORT], y[start : start + SHORT]
-        for i in range(xs.size):
-            t[i] = abs(zero if xs[i] <= zero else xs[i])
-        for i in range(ys.size):
-            ys[i] = t[i]
+    step = size(x)
+    whole = x.size // step * step
+    for i in range(0, whole, step):
+        store(absolute(rectified(load(x, i))), y, i)
+    rest = x.size - whole
+    if rest:
+        store_first(rest, absolute(rectified(load_first(rest, x, whole))), y, whole)
 
 
 @compiled
-def choose(y: Array, dy: Array, dx: Array) -> None:
-    """dx = dy where y > 0, 0 elsewhere, for integers."""
-    t = numpy.empty(SHORT, dy.dtype)
-    zero = dy.dtype.type(0)
-    for start in range(0, y.size, SHORT):
-        ys, gs, ds = y[start : start + SHORT], dy[start : start + SHORT], dx[start : start + SHORT]
-        for i in range(ys.size):
-            t[i] = gs[i] if ys[i] > 0 else zero
-        for i in range(ds.size):
-            ds[i] = t[i]
+def relu_backward(y: Array, dy: Array, dx: Array) -> None:
+    """dx = dy where y > 0, 0 elsewhere."""
+    step = size(y)
+    whole = y.size // step * step
+    for i in range(0, whole, step):
+        store(kept(load(y, i), load(dy, i)), dx, i)
+    rest = y.size - whole
+    if rest:
+        store_first(rest, kept(load_first(rest, y, whole), load_first(rest, dy, whole)), dx, whole)
 
 
 @compiled
-def pack(y: Array, bits: Array) -> None:
-    """Bit i % 8 of byte i // 8 = whether y[i] is not 0."""
-    flags = numpy.zeros(SHORT, numpy.uint8)
-    zero = y.dtype.type(0)
-    for start in range(0, y.size, SHORT):
-        ys, bs = y[start : start + SHORT], bits[start // BYTE : (start + SHORT) // BYTE]
-        for i in range(ys.size):
-            flags[i] = ys[i] != zero
-        for i in range(ys.size, SHORT):
-            flags[i] = 0
-        eights = flags.view(numpy.uint64)
-        for i in range(bs.size):
-            # eight bytes of 0 or 1 times this: the product's highest byte has them as its bits
-            bs[i] = (eights[i] * numpy.uint64(0x0102040810204080)) >> numpy.uint64(56)
+def relu_mask(x: Array, y: Array, words: Array, bits: Array) -> None:
+    """y = max(x, 0); bits: whether y is not 0.  words: the whole vectors' bits, as integers of one vector each."""
+    step = size(x)
+    whole = x.size // step * step
+    for i in range(0, whole, step):
+        t = absolute(rectified(load(x, i)))
+        store(t, y, i)
+        words[i // step] = signs(t)
+    rest = x.size - whole
+    if rest:
+        t = absolute(rectified(load_first(rest, x, whole)))
+        store_first(rest, t, y, whole)
+        last = signs(t)
+        for i in range(whole // BYTE, bits.size):
+            bits[i] = (last >> (i * BYTE - whole)) & 0xFF
 
 
 @compiled
-def choose_by_bits(bits: Array, dy: Array, dx: Array) -> None:
-    """dx = dy where its bit is set, 0 elsewhere, for integers."""
-    t = numpy.empty(SHORT, dy.dtype)
-    for start in range(0, dy.size, SHORT):
-        gs, ds, bs = dy[start : start + SHORT], dx[start : start + SHORT], bits[start // BYTE : (start + SHORT) // BYTE]
-        for b in range(gs.size // BYTE):
-            for i in range(BYTE):
-                t[b * BYTE + i] = -((bs[b] >> i) & 1)
-        for i in range(gs.size // BYTE * BYTE, gs.size):
-            t[i] = -((bs[i // BYTE] >> (i % BYTE)) & 1)
-        for i in range(gs.size):
-            t[i] &= gs[i]
-        for i in range(gs.size):
-            ds[i] = t[i]
+def relu_mask_backward(words: Array, bits: Array, dy: Array, dx: Array) -> None:
+    """dx = dy where its bit is set, 0 elsewhere; words: as for relu_mask."""
+    step = size(dy)
+    whole = dy.size // step * step
+    for i in range(0, whole, step):
+        store(masked(words[i // step], load(dy, i)), dx, i)
+    rest = dy.size - whole
+    if rest:
+        last = 0
+        for i in range(whole // BYTE, bits.size):
+            last |= bits[i] << (i * BYTE - whole)
+        store_first(rest, masked(last, load_first(rest, dy, whole)), dx, whole)
 
 
 @compiled
 def add(x0: Array, x1: Array, y: Array) -> None:
     """y = x0 + x1."""
-    t = numpy.empty(SHORT, y.dtype)
-    for start in range(0, y.size, SHORT):
-        a, b, ys = x0[start : start + SHORT], x1[start : start + SHORT], y[start : start + SHORT]
-        for i in range(ys.size):
-            t[i] = a[i] + b[i]
-        for i in range(ys.size):
-            ys[i] = t[i]
+    step = size(y)
+    whole = y.size // step * step
+    for i in range(0, whole, step):
+        store(load(x0, i) + load(x1, i), y, i)
+    rest = y.size - whole
+    if rest:
+        store_first(rest, load_first(rest, x0, whole) + load_first(rest, x1, whole), y, whole)

@@ -5,12 +5,16 @@ No fast-math flag is set, so NaN and infinity go where they go in NumPy, and ele
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+# Numba looks for changes in the file of a kernel alone; its name, which its cache goes by, tells of changes in this one
+FINGERPRINT = zlib.crc32(Path(__file__).with_name("lanes.py").read_bytes())
 
 
 def compiled(function: Function) -> Function:
@@ -20,6 +24,7 @@ def compiled(function: Function) -> Function:
     all: then Numba refuses to cache, and every process compiles anew.
     """
     options = {"nogil": True, "error_model": "numpy"}
+    function.__qualname__ = f"{function.__qualname__}.{FINGERPRINT}"
     try:
         return numba.njit(function, cache=True, **options)  # type: ignore[no-any-return]
     except RuntimeError:

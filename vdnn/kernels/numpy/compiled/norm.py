@@ -1,4 +1,4 @@
-"""Batch normalisation's passes over rows of channels, compiled.  A row is repeated until it is long (see `repeat`)."""
+"""Batch normalisation's passes over rows of channels, compiled: each reads and writes what it must, once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,37 @@ from typing import TYPE_CHECKING
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.lanes import load, load_first, size, store, store_first
 from vdnn.kernels.numpy.routines import Routines
 from vdnn.layers.base import Array
 
 if TYPE_CHECKING:
-    from vdnn.kernels.numpy.norm_rows import Rows
+    from vdnn.kernels.numpy.norm_rows import Rows, Scratch
 
-FEW = 32  # long rows that are summed in the network's precision, before float64 takes over
+LEAST = 256  # elements of a long row, at least: several rows of C values
+FEW = 64  # long rows that are summed in the network's precision, before float64 takes over
+AT_ONCE = 4  # of them, of which one sum is made before it is added
+
+
+@compiled
+def period(C: int, step: int) -> int:
+    """Elements of a long row: whole rows of C values, and whole vectors."""
+    count = C
+    while count < LEAST or count % step:
+        count *= 2
+    return count
+
+
+@compiled
+def centre(x: Array, C: int, shift: Array) -> None:
+    """shift: the mean of the first rows of C values, again and again."""
+    rows = min(x.size // C, FEW)
+    for c in range(C):
+        total = 0.0
+        for r in range(rows):
+            total += x[r * C + c]
+        for i in range(c, shift.size, C):
+            shift[i] = total / rows
 
 
 @compiled
@@ -21,106 +45,222 @@ def fold(sums: Array, C: int, total: Array) -> None:
     """Add sums: (repeat * C,) to total: (C,), and clear them."""
     zero = sums.dtype.type(0)
     for start in range(0, sums.size, C):
-        part = sums[start : start + C]
         for c in range(C):
-            total[c] += part[c]
-        for c in range(C):
-            part[c] = zero
+            total[c] += sums[start + c]
+    for i in range(sums.size):
+        sums[i] = zero
 
 
 @compiled
-def moments(x: Array, shift: Array, C: int, total: Array, square: Array) -> None:
-    """Add the sums of x - shift and of its square."""
-    width = shift.size
+def moments(x: Array, shift: Array, C: int, index: int, parts: int, partial: Array) -> None:
+    """partial[index]: (2, C) = the sums of x - shift and of its square over one of `parts` equal parts."""
+    step, rows = size(x), x.size // C
+    width = period(C, step)
+    first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     s, q = numpy.zeros(width, x.dtype), numpy.zeros(width, x.dtype)
-    for start in range(0, x.size, width):
-        xs = x[start : start + width]
-        for i in range(xs.size):
-            t = xs[i] - shift[i]
-            s[i] += t
-            q[i] += t * t
-        if start // width % FEW == FEW - 1:
-            fold(s, C, total)
-            fold(q, C, square)
-    fold(s, C, total)
-    fold(q, C, square)
+    total, square = partial[index, 0], partial[index, 1]
+    total[:] = 0
+    square[:] = 0
+    many = width * AT_ONCE
+    for start in range(first, last, width * FEW):
+        stop = min(start + width * FEW, last)
+        whole = start + (stop - start) // many * many
+        for row in range(start, whole, many):
+            for i in range(0, width, step):
+                c, at = load(shift, i), row + i
+                t0, t1 = load(x, at) - c, load(x, at + width) - c
+                t2, t3 = load(x, at + 2 * width) - c, load(x, at + 3 * width) - c
+                store(load(s, i) + ((t0 + t1) + (t2 + t3)), s, i)
+                store(load(q, i) + ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)), q, i)
+        for row in range(whole, stop, width):
+            for i in range(0, min(width, stop - row), step):
+                rest = min(step, stop - row - i)
+                t = load_first(rest, x, row + i) - load_first(rest, shift, i)
+                store(load(s, i) + t, s, i)
+                store(load(q, i) + t * t, q, i)
+        fold(s, C, total)
+        fold(q, C, square)
 
 
 @compiled
-def gradient_sums(x: Array, g: Array, shift: Array, C: int, total: Array, moment: Array) -> None:
-    """Add the sums of g and of g * (x - shift)."""
-    width = shift.size
+def gradient_sums(x: Array, g: Array, shift: Array, C: int, index: int, parts: int, partial: Array) -> None:
+    """partial[index]: (2, C) = the sums of g and of g * (x - shift) over one of `parts` equal parts."""
+    step, rows = size(x), x.size // C
+    width = period(C, step)
+    first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     s, q = numpy.zeros(width, x.dtype), numpy.zeros(width, x.dtype)
-    for start in range(0, x.size, width):
-        xs, gs = x[start : start + width], g[start : start + width]
-        for i in range(xs.size):
-            s[i] += gs[i]
-            q[i] += (xs[i] - shift[i]) * gs[i]
-        if start // width % FEW == FEW - 1:
-            fold(s, C, total)
-            fold(q, C, moment)
-    fold(s, C, total)
-    fold(q, C, moment)
+    total, moment = partial[index, 0], partial[index, 1]
+    total[:] = 0
+    moment[:] = 0
+    many = width * AT_ONCE
+    for start in range(first, last, width * FEW):
+        stop = min(start + width * FEW, last)
+        whole = start + (stop - start) // many * many
+        for row in range(start, whole, many):
+            for i in range(0, width, step):
+                c, at = load(shift, i), row + i
+                g0, g1, g2, g3 = load(g, at), load(g, at + width), load(g, at + 2 * width), load(g, at + 3 * width)
+                t0, t1 = (load(x, at) - c) * g0, (load(x, at + width) - c) * g1
+                t2, t3 = (load(x, at + 2 * width) - c) * g2, (load(x, at + 3 * width) - c) * g3
+                store(load(s, i) + ((g0 + g1) + (g2 + g3)), s, i)
+                store(load(q, i) + ((t0 + t1) + (t2 + t3)), q, i)
+        for row in range(whole, stop, width):
+            for i in range(0, min(width, stop - row), step):
+                rest = min(step, stop - row - i)
+                t = load_first(rest, g, row + i)
+                store(load(s, i) + t, s, i)
+                store(load(q, i) + (load_first(rest, x, row + i) - load_first(rest, shift, i)) * t, q, i)
+        fold(s, C, total)
+        fold(q, C, moment)
 
 
 @compiled
-def scale_rows(x: Array, y: Array, scale: Array, offset: Array) -> None:
-    """y = x * scale + offset."""
-    width = scale.size
-    for start in range(0, x.size, width):
-        xs, ys = x[start : start + width], y[start : start + width]
-        for i in range(xs.size):
-            ys[i] = xs[i] * scale[i] + offset[i]
+def settle_moments(
+    partial: Array,
+    wide: Array,
+    M: int,
+    eps: float,
+    w: Array,
+    b: Array,
+    mean: Array,
+    inverse_deviation: Array,
+    variance: Array,
+) -> None:
+    """Statistics from partial sums; wide: the shift before, scale and offset after."""
+    slices, _, C = partial.shape
+    for c in range(C):
+        total, square = 0.0, 0.0
+        for i in range(slices):
+            total += partial[i, 0, c]
+            square += partial[i, 1, c]
+        total /= M
+        square -= total * total * M
+        if square < 0:
+            square = 0.0
+        average = total + wide[0, c]
+        inverse = 1 / numpy.sqrt(square / M + eps)
+        mean[c], inverse_deviation[c], variance[c] = average, inverse, square / max(M - 1, 1)
+        for i in range(c, wide.shape[1], C):
+            wide[0, i] = inverse * w[c]
+            wide[1, i] = b[c] - average * (inverse * w[c])
 
 
 @compiled
-def gradient_rows(x: Array, g: Array, dx: Array, a: Array, p: Array, c: Array) -> None:
-    """dx = g * a + (x * p + c); dx may be g, so a row goes through one of its own."""
-    width = a.size
-    t = numpy.empty(width, x.dtype)
-    for start in range(0, x.size, width):
-        xs, gs, ds = x[start : start + width], g[start : start + width], dx[start : start + width]
-        for i in range(xs.size):
-            t[i] = gs[i] * a[i] + (xs[i] * p[i] + c[i])
-        for i in range(ds.size):
-            ds[i] = t[i]
+def settle_gradients(
+    partial: Array,
+    wide: Array,
+    M: int,
+    w: Array,
+    mean: Array,
+    inverse_deviation: Array,
+    dw: Array,
+    db: Array,
+) -> None:
+    """Gradients from partial sums; wide: the three factors of dx = a * dy + p * x + c after."""
+    slices, _, C = partial.shape
+    for c in range(C):
+        total, moment = 0.0, 0.0
+        for i in range(slices):
+            total += partial[i, 0, c]
+            moment += partial[i, 1, c]
+        moment *= inverse_deviation[c]
+        db[c], dw[c] = total, moment
+        a = numpy.float64(w[c]) * inverse_deviation[c]
+        p = moment * inverse_deviation[c] * a / -M
+        offset = total * a / -M - p * mean[c]
+        for i in range(c, wide.shape[1], C):
+            wide[0, i], wide[1, i], wide[2, i] = a, p, offset
+
+
+@compiled
+def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int) -> None:
+    """y = x * scale + offset in one of `parts` equal parts; wide: scale and offset."""
+    step, rows = size(x), x.size // C
+    width = period(C, step)
+    first, last = index * rows // parts * C, (index + 1) * rows // parts * C
+    scale, offset = wide[0], wide[1]
+    whole = first + (last - first) // width * width
+    for row in range(first, whole, width):
+        for i in range(0, width, step):
+            store(load(x, row + i) * load(scale, i) + load(offset, i), y, row + i)
+    for i in range(0, last - whole, step):
+        rest = min(step, last - whole - i)
+        store_first(rest, load_first(rest, x, whole + i) * load(scale, i) + load(offset, i), y, whole + i)
+
+
+@compiled
+def gradient_rows(x: Array, g: Array, dx: Array, wide: Array, C: int, index: int, parts: int) -> None:
+    """dx = g * a + (x * p + c) in one of `parts` equal parts; wide: a, p, c.  dx may be g."""
+    step, rows = size(x), x.size // C
+    width = period(C, step)
+    first, last = index * rows // parts * C, (index + 1) * rows // parts * C
+    a, p, c = wide[0], wide[1], wide[2]
+    whole = first + (last - first) // width * width
+    for row in range(first, whole, width):
+        for i in range(0, width, step):
+            store(load(g, row + i) * load(a, i) + (load(x, row + i) * load(p, i) + load(c, i)), dx, row + i)
+    for i in range(0, last - whole, step):
+        rest, at = min(step, last - whole - i), whole + i
+        t = load_first(rest, x, at) * load(p, i) + load(c, i)
+        store_first(rest, load_first(rest, g, at) * load(a, i) + t, dx, at)
 
 
 class NormRoutines:
-    """The four passes; NumPy's for arrays that are not channels-last."""
+    """The passes and what lies between them; NumPy's for arrays that are not channels-last."""
 
     @staticmethod
-    def sum_moments(rows: Rows, index: int, parts: int, shift: Array, sums: Array, scratch: list[Array]) -> None:
-        """Add the sums of x - shift and of its square over a part of the rows to sums: (2, C)."""
-        if rows.is_flat:
-            moments(rows.flat(index, parts)[0], shift, rows.channels, sums[0], sums[1])
+    def centre(rows: Rows, s: Scratch) -> None:
+        """s.wide[0] = the mean of some rows."""
+        if rows.flat is None:
+            Routines.centre(rows, s)
         else:
-            Routines.sum_moments(rows, index, parts, shift, sums, scratch)
+            centre(rows.flat[0], rows.channels, s.wide[0])
 
     @staticmethod
-    def sum_gradients(rows: Rows, index: int, parts: int, shift: Array, sums: Array, scratch: list[Array]) -> None:
-        """Add the sums of dy and of dy * (x - shift) over a part of the rows to sums: (2, C)."""
-        if rows.is_flat:
-            x, dy, *_ = rows.flat(index, parts)
-            gradient_sums(x, dy, shift, rows.channels, sums[0], sums[1])
+    def sum_moments(rows: Rows, s: Scratch, index: int, worker: int) -> None:
+        """s.partial[index] = the sums of x - s.wide[0] and of its square over a part of the rows."""
+        if rows.flat is None:
+            Routines.sum_moments(rows, s, index, worker)
         else:
-            Routines.sum_gradients(rows, index, parts, shift, sums, scratch)
+            moments(rows.flat[0], s.wide[0], rows.channels, index, len(s.partial), s.partial)
 
     @staticmethod
-    def normalise(rows: Rows, index: int, parts: int, scale: Array, offset: Array) -> None:
-        """y = x * scale + offset for a part of the rows."""
-        if rows.is_flat:
-            x, y = rows.flat(index, parts)
-            scale_rows(x, y, scale, offset)
+    def settle_moments(rows: Rows, s: Scratch, eps: float, w: Array, b: Array, statistics: tuple[Array, ...]) -> None:
+        """Statistics, and s.wide[:2] = scale and offset."""
+        if rows.flat is None:
+            Routines.settle_moments(rows, s, eps, w, b, statistics)
         else:
-            Routines.normalise(rows, index, parts, scale, offset)
+            settle_moments(s.partial, s.wide, rows.all, eps, w, b, *statistics)
 
     @staticmethod
-    def differentiate(rows: Rows, index: int, parts: int, terms: tuple[Array, ...], scratch: list[Array]) -> None:
-        """dx = a * dy + p * x + c for a part of the rows; terms: a, p, c."""
-        if rows.is_flat:
-            x, dy, dx = rows.flat(index, parts)
-            a, p, c = terms
-            gradient_rows(x, dy, dx, a, p, c)
+    def normalise(rows: Rows, s: Scratch, index: int) -> None:
+        """y = x * s.wide[0] + s.wide[1] for a part of the rows."""
+        if rows.flat is None:
+            Routines.normalise(rows, s, index)
         else:
-            Routines.differentiate(rows, index, parts, terms, scratch)
+            scale_rows(*rows.flat, s.wide, rows.channels, index, rows.parts)
+
+    @staticmethod
+    def sum_gradients(rows: Rows, s: Scratch, index: int, worker: int) -> None:
+        """s.partial[index] = the sums of dy and of dy * (x - s.wide[0]) over a part of the rows."""
+        if rows.flat is None:
+            Routines.sum_gradients(rows, s, index, worker)
+        else:
+            x, dy = rows.flat[:2]
+            gradient_sums(x, dy, s.wide[0], rows.channels, index, len(s.partial), s.partial)
+
+    @staticmethod
+    def settle_gradients(rows: Rows, s: Scratch, w: Array, saved: tuple[Array, Array], dw: Array, db: Array) -> None:
+        """dw and db, and s.wide = a, p, c of dx = a * dy + p * x + c.  saved: mean and inverse deviation."""
+        if rows.flat is None:
+            Routines.settle_gradients(rows, s, w, saved, dw, db)
+        else:
+            settle_gradients(s.partial, s.wide, rows.all, w, *saved, dw, db)
+
+    @staticmethod
+    def differentiate(rows: Rows, s: Scratch, index: int, worker: int) -> None:
+        """dx = a * dy + p * x + c for a part of the rows; s.wide: a, p, c."""
+        if rows.flat is None:
+            Routines.differentiate(rows, s, index, worker)
+        else:
+            gradient_rows(*rows.flat, s.wide, rows.channels, index, rows.parts)

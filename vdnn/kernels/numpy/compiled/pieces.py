@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy
+
 from vdnn.kernels.numpy.compiled import elementwise, update
-from vdnn.kernels.numpy.elementwise import INTEGER
 from vdnn.kernels.numpy.routines import Routines
 from vdnn.kernels.numpy.update import Adam, Sgd
 from vdnn.layers.base import Array
+
+WORDS = {4: numpy.dtype("uint16"), 8: numpy.dtype("uint8")}  # by the size of a float: as many bits as a vector has
 
 
 def is_flat(*arrays: Array) -> bool:
     """Whether the arrays are 1-D and contiguous."""
     return all(a.ndim == 1 and a.flags.c_contiguous for a in arrays)
+
+
+def words(bits: Array, x: Array) -> Array:
+    """The bits of the whole vectors of x, as integers of one vector each."""
+    kind = WORDS[x.itemsize]
+    return bits[: bits.size // kind.itemsize * kind.itemsize].view(kind)
 
 
 class PieceRoutines:
@@ -27,23 +36,20 @@ class PieceRoutines:
     @staticmethod
     def relu_backward(y: Array, dy: Array, dx: Array, scratch: Array) -> None:
         """dx = dy where y > 0, +0.0 elsewhere."""
-        if not is_flat(y, dy, dx):
+        if is_flat(y, dy, dx):
+            elementwise.relu_backward(y, dy, dx)
+        else:
             Routines.relu_backward(y, dy, dx, scratch)
-            return
-        integer = INTEGER[y.itemsize]
-        elementwise.choose(y.view(integer), dy.view(integer), dx.view(integer))
 
     @staticmethod
     def relu_mask(x: Array, y: Array, bits: Array, scratch: Array) -> None:
         """y = max(x, 0); bits: whether y is not 0."""
-        elementwise.relu(x, y)
-        elementwise.pack(y, bits)
+        elementwise.relu_mask(x, y, words(bits, x), bits)
 
     @staticmethod
     def relu_mask_backward(bits: Array, dy: Array, dx: Array, scratch: Array) -> None:
         """dx = dy where its bit is set, +0.0 elsewhere."""
-        integer = INTEGER[dy.itemsize]
-        elementwise.choose_by_bits(bits, dy.view(integer), dx.view(integer))
+        elementwise.relu_mask_backward(words(bits, dy), bits, dy, dx)
 
     @staticmethod
     def add(x0: Array, x1: Array, y: Array) -> None:
@@ -57,9 +63,12 @@ class PieceRoutines:
             Routines.sgd(step, w, g, velocity, scratch)
             return
         number = w.dtype.type
-        moves = number(step.momentum), number(1 - step.dampening), step.nesterov
-        v = velocity[0] if velocity else w
-        update.sgd(w, g, v, number(step.rate), number(step.weight_decay), bool(velocity), step.is_first, *moves)
+        rates = number(step.rate), number(step.weight_decay)
+        if velocity:
+            moves = number(step.momentum), number(1 - step.dampening)
+            update.momentum(w, g, *velocity, *rates, *moves, step.is_first, step.nesterov)
+        else:
+            update.sgd(w, g, *rates)
 
     @staticmethod
     def adam(step: Adam, w: Array, g: Array, m: Array, v: Array, scratch: Array) -> None:

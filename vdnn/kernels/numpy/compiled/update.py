@@ -2,64 +2,61 @@
 
 from __future__ import annotations
 
-import numpy
-
 from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.lanes import load, load_first, root, size, spread, store, store_first
 from vdnn.layers.base import Array
 
-SHORT = 1024  # elements of a part that stays in the L1 cache between the loops over it
+
+@compiled
+def sgd(w: Array, g: Array, rate: float, decay: float) -> None:
+    """See `UpdateKernels.sgd`, without velocity."""
+    step, rates, decays = size(w), spread(rate), spread(decay)
+    for i in range(0, w.size, step):
+        rest = w.size - i
+        if rest >= step:
+            a, t = load(w, i), load(g, i)
+        else:
+            a, t = load_first(rest, w, i), load_first(rest, g, i)
+        if decay != 0:
+            t = a * decays + t
+        a = a - t * rates
+        if rest >= step:
+            store(a, w, i)
+        else:
+            store_first(rest, a, w, i)
 
 
 @compiled
-def decayed(w: Array, g: Array, decay: float, t: Array) -> None:
-    """t = g + decay * w, or g alone without decay."""
-    if decay == 0:
-        for i in range(w.size):
-            t[i] = g[i]
-    else:
-        for i in range(w.size):
-            t[i] = w[i] * decay + g[i]
-
-
-@compiled
-def remember(t: Array, v: Array, is_first: bool, momentum: float, fresh: float, nesterov: bool) -> None:
-    """v = momentum * v + fresh * t, or t at first; t = v, or t + momentum * v if nesterov."""
-    if is_first:
-        for i in range(v.size):
-            v[i] = t[i]
-    else:
-        for i in range(v.size):
-            v[i] = v[i] * momentum + t[i] * fresh
-    if nesterov:
-        for i in range(v.size):
-            t[i] = t[i] + v[i] * momentum
-    else:
-        for i in range(v.size):
-            t[i] = v[i]
-
-
-@compiled
-def sgd(
+def momentum(
     w: Array,
     g: Array,
     v: Array,
     rate: float,
     decay: float,
-    has_velocity: bool,
-    is_first: bool,
     momentum: float,
     fresh: float,
+    is_first: bool,
     nesterov: bool,
 ) -> None:
-    """See `UpdateKernels.sgd`; v is not looked at without has_velocity; fresh: 1 - dampening."""
-    t = numpy.empty(SHORT, w.dtype)
-    for start in range(0, w.size, SHORT):
-        ws, gs = w[start : start + SHORT], g[start : start + SHORT]
-        decayed(ws, gs, decay, t)
-        if has_velocity:
-            remember(t, v[start : start + SHORT], is_first, momentum, fresh, nesterov)
-        for i in range(ws.size):
-            ws[i] -= t[i] * rate
+    """See `UpdateKernels.sgd`; fresh: 1 - dampening."""
+    step, rates, decays, moments, freshes = size(w), spread(rate), spread(decay), spread(momentum), spread(fresh)
+    for i in range(0, w.size, step):
+        rest = w.size - i
+        if rest >= step:
+            a, t, b = load(w, i), load(g, i), load(v, i)
+        else:
+            a, t, b = load_first(rest, w, i), load_first(rest, g, i), load_first(rest, v, i)
+        if decay != 0:
+            t = a * decays + t
+        b = t if is_first else b * moments + t * freshes
+        t = t + b * moments if nesterov else b
+        a = a - t * rates
+        if rest >= step:
+            store(b, v, i)
+            store(a, w, i)
+        else:
+            store_first(rest, b, v, i)
+            store_first(rest, a, w, i)
 
 
 @compiled
@@ -81,18 +78,27 @@ def adam(
 
     shrink: what w is multiplied by, 1 for nothing; fresh1, fresh2: 1 - beta; root2: sqrt(bias2); rate1: rate / bias1.
     """
-    t = numpy.empty(SHORT, w.dtype)
-    one = w.dtype.type(1)
-    for start in range(0, w.size, SHORT):
-        stop = start + SHORT
-        ws, gs, ms, vs = w[start:stop], g[start:stop], m[start:stop], v[start:stop]
-        if shrink != one:
-            for i in range(ws.size):
-                ws[i] *= shrink
-        decayed(ws, gs, decay, t)
-        for i in range(ws.size):
-            ms[i] += (t[i] - ms[i]) * fresh1
-        for i in range(ws.size):
-            vs[i] = vs[i] * beta2 + t[i] * t[i] * fresh2
-        for i in range(ws.size):
-            ws[i] -= ms[i] / (numpy.sqrt(vs[i]) / root2 + eps) * rate1
+    step = size(w)
+    shrinks, decays, fresh1s, beta2s, fresh2s = spread(shrink), spread(decay), spread(fresh1), spread(beta2), spread(fresh2)
+    roots, epsilons, rates = spread(root2), spread(eps), spread(rate1)
+    for i in range(0, w.size, step):
+        rest = w.size - i
+        if rest >= step:
+            a, t, b, c = load(w, i), load(g, i), load(m, i), load(v, i)
+        else:
+            a, t = load_first(rest, w, i), load_first(rest, g, i)
+            b, c = load_first(rest, m, i), load_first(rest, v, i)
+        a = a * shrinks
+        if decay != 0:
+            t = a * decays + t
+        b = b + (t - b) * fresh1s
+        c = c * beta2s + t * t * fresh2s
+        a = a - b / (root(c) / roots + epsilons) * rates
+        if rest >= step:
+            store(b, m, i)
+            store(c, v, i)
+            store(a, w, i)
+        else:
+            store_first(rest, b, m, i)
+            store_first(rest, c, v, i)
+            store_first(rest, a, w, i)
