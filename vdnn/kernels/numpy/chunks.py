@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vdnn.kernels.numpy.routines import Routines
 
 Array = Any
-CHUNK = 32768  # elements of one piece: 128 KiB of float32, a few of which fit into a core's L2 cache
+import os
+CHUNK = int(os.environ.get("CH","32768"))
 ALIGNMENT = 64  # bytes, of each array in a workspace
 BANDWIDTH = 8e9  # bytes per second of one core, roughly; only decides whether work is worth splitting
 COMPILED_BANDWIDTH = 16e9  # that of a compiled routine, which makes one pass of NumPy's many

@@ -14,18 +14,8 @@ from vdnn.layers.base import Array
 if TYPE_CHECKING:
     from vdnn.kernels.numpy.norm_rows import Rows, Scratch
 
-LEAST = 256  # elements of a long row, at least: several rows of C values
-FEW = 64  # long rows that are summed in the network's precision, before float64 takes over
+FEW = 64  # long rows (rows of C values, repeated) that are summed in the network's precision, before float64 takes over
 AT_ONCE = 4  # of them, of which one sum is made before it is added
-
-
-@compiled
-def period(C: int, step: int) -> int:
-    """Elements of a long row: whole rows of C values, and whole vectors."""
-    count = C
-    while count < LEAST or count % step:
-        count *= 2
-    return count
 
 
 @compiled
@@ -55,7 +45,7 @@ def fold(sums: Array, C: int, total: Array) -> None:
 def moments(x: Array, shift: Array, C: int, index: int, parts: int, partial: Array) -> None:
     """partial[index]: (2, C) = the sums of x - shift and of its square over one of `parts` equal parts."""
     step, rows = size(x), x.size // C
-    width = period(C, step)
+    width = shift.size
     first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     s, q = numpy.zeros(width, x.dtype), numpy.zeros(width, x.dtype)
     total, square = partial[index, 0], partial[index, 1]
@@ -86,7 +76,7 @@ def moments(x: Array, shift: Array, C: int, index: int, parts: int, partial: Arr
 def gradient_sums(x: Array, g: Array, shift: Array, C: int, index: int, parts: int, partial: Array) -> None:
     """partial[index]: (2, C) = the sums of g and of g * (x - shift) over one of `parts` equal parts."""
     step, rows = size(x), x.size // C
-    width = period(C, step)
+    width = shift.size
     first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     s, q = numpy.zeros(width, x.dtype), numpy.zeros(width, x.dtype)
     total, moment = partial[index, 0], partial[index, 1]
@@ -176,7 +166,7 @@ def settle_gradients(
 def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int) -> None:
     """y = x * scale + offset in one of `parts` equal parts; wide: scale and offset."""
     step, rows = size(x), x.size // C
-    width = period(C, step)
+    width = wide.shape[1]
     first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     scale, offset = wide[0], wide[1]
     whole = first + (last - first) // width * width
@@ -192,7 +182,7 @@ def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int) 
 def gradient_rows(x: Array, g: Array, dx: Array, wide: Array, C: int, index: int, parts: int) -> None:
     """dx = g * a + (x * p + c) in one of `parts` equal parts; wide: a, p, c.  dx may be g."""
     step, rows = size(x), x.size // C
-    width = period(C, step)
+    width = wide.shape[1]
     first, last = index * rows // parts * C, (index + 1) * rows // parts * C
     a, p, c = wide[0], wide[1], wide[2]
     whole = first + (last - first) // width * width
