@@ -5,11 +5,12 @@ pytest.importorskip("numba", exc_type=ImportError)
 
 from vdnn import clock as clocks
 from vdnn.kernels.numpy import NumpyKernels
-from vdnn.kernels.numpy.chunks import CHUNK
+from vdnn.kernels.numpy.chunks import PIECE
+from vdnn.kernels.numpy.update import CHUNK
 
 REFERENCE = NumpyKernels(1, fast=False)
 FAST = [NumpyKernels(1, fast=True), NumpyKernels(2, fast=True)]
-SIZES = [1, 7, 8, 1023, 1024, 1025, 8 * CHUNK + 13, 20 * CHUNK]
+SIZES = [1, 7, 8, 1023, 1024, 1025, PIECE + 13, 3 * PIECE]
 ODD = [-0.0, 0.0, -1.5, 2, 1e-40, np.nan, -np.nan, np.inf, -np.inf]
 DTYPES = ["float32", "float64"]
 
@@ -69,7 +70,7 @@ def test_masks_have_numpys_bits_both_ways(size, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("terms", [2, 3])
 def test_sums_have_numpys_bits_over_a_term_or_not(terms, dtype):
-    x = [random(9 * CHUNK + 5, dtype, seed) for seed in range(terms)]
+    x = [random(PIECE + 5, dtype, seed) for seed in range(terms)]
     expected = np.empty_like(x[0])
     REFERENCE.add_all(x, expected)
     for kernels in FAST:
@@ -77,6 +78,38 @@ def test_sums_have_numpys_bits_over_a_term_or_not(terms, dtype):
         kernels.add_all(x, y)
         kernels.add_all([over, *x[1:]], over)
         assert y.tobytes() == over.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (1001, 16), (37, 1030), (90001, 7)], ids=str)
+def test_a_bias_adds_to_every_row(shape, dtype):
+    rows, bias = random(shape, dtype), random(shape[1], dtype, 1)
+    expected = rows + bias
+    for kernels in (REFERENCE, *FAST):
+        actual = rows.copy()
+        kernels.routines.add_bias(actual, bias)
+        assert actual.tobytes() == expected.tobytes()
+
+
+def test_a_bias_adds_to_rows_that_lie_apart():
+    rows, bias = random((50, 2, 6), "float32"), random(6, "float32", 1)
+    expected = rows.copy()
+    expected[:, 1] += bias
+    for kernels in (REFERENCE, *FAST):
+        actual = rows.copy()
+        kernels.routines.add_bias(actual[:, 1], bias)
+        assert np.array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 64, 60, 61)], ids=str)
+def test_a_bias_adds_to_images_stored_either_way(shape):
+    y, bias = random(shape, "float32"), random(shape[1], "float32", 1)
+    expected = y + bias[:, None, None]
+    for kernels in (REFERENCE, *FAST):
+        for order in ("C", "channels last"):
+            actual = y.copy() if order == "C" else y.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+            kernels.add_bias(actual, bias)
+            assert np.array_equal(actual, expected)
 
 
 def test_strided_arrays_go_numpys_way():
@@ -121,7 +154,7 @@ def updated(kernels, kind, options, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1, 1025, 8 * CHUNK + 3])
+@pytest.mark.parametrize("size", [1, 1025, CHUNK + 3])
 @pytest.mark.parametrize("rule", RULES)
 def test_updates_have_numpys_bits(rule, size, dtype):
     expected = updated(REFERENCE, *RULES[rule], size, dtype)

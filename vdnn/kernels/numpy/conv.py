@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 
 from vdnn.kernels.numpy import conv_gemm, conv_weights, direct, winograd, winograd_plan
-from vdnn.kernels.numpy.chunks import Sharing
+from vdnn.kernels.numpy.chunks import PIECE, Sharing
 from vdnn.kernels.numpy.geometry import Geometry, Pair, geometry
 from vdnn.kernels.numpy.layout import ceil_div, channels_last, channels_last_output, deliver
 from vdnn.kernels.numpy.winograd_error import TOLERANCE, relative_error
@@ -187,12 +187,17 @@ class ConvKernels(Sharing):
 
     def add_bias(self, y: Array, b: Array) -> None:
         """y[:, k] += b[k]."""
-        images = y.transpose(0, 2, 3, 1)
+        images, K, routine = y.transpose(0, 2, 3, 1), b.size, self.routines.add_bias
+        rows = images.reshape(-1, K) if images.flags.c_contiguous else None
+        step = max(1, PIECE // K)
 
         def run(task: int, worker: int) -> None:
-            numpy.add(images[task], b, out=images[task])
+            if rows is None:
+                numpy.add(images[task], b, out=images[task])
+            else:
+                routine(rows[task * step : (task + 1) * step], b)
 
-        self.parallel(run, len(images), y.nbytes / 5e9)
+        self.parallel(run, len(images) if rows is None else -(-len(rows) // step), self.estimate(1, y, y))
 
     def _is_direct(self, phase: str, g: Geometry, algorithm: str) -> bool:
         """Whether the compiled direct convolution does this."""

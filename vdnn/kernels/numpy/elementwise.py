@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vdnn.kernels.numpy.chunks import CHUNK, Pieces, Sharing, carve, carved_bytes, like, seconds
+from vdnn.kernels.numpy.chunks import PIECE, Pieces, Sharing, carve, carved_bytes, like
 
 Array = Any
 ROW = 2048
@@ -75,6 +76,20 @@ def add(x0: Array, x1: Array, y: Array) -> None:
     np.add(x0, x1, out=y)
 
 
+def add_bias(rows: Array, bias: Array) -> None:
+    """rows: (any, K) += bias: (K,), repeated to a long row where that can be: NumPy is slow with short ones."""
+    K = bias.size
+    times = -(-ROW // K)
+    whole = len(rows) // times * times
+    if whole and times > 1 and rows.flags.c_contiguous:
+        wide = np.empty((times, K), bias.dtype)
+        wide[...] = bias
+        long = rows[:whole].reshape(-1, times * K)
+        np.add(long, wide.reshape(-1), out=long)
+        rows = rows[whole:]
+    np.add(rows, bias, out=rows)
+
+
 class ElementwiseKernels(Sharing):
     """relu, relu_mask and their backwards; elementwise, copy."""
 
@@ -97,7 +112,7 @@ class ElementwiseKernels(Sharing):
     def relu_backward(self, y: Array, dy: Array, dx: Array, workspace: Array) -> None:
         """dx = dy where y > 0, +0.0 elsewhere (also where dy is inf or -0.0).  dx may be dy."""
         pieces, relu_backward = Pieces((y, dy, dx)), self.routines.relu_backward
-        each = carved_bytes((min(CHUNK, y.size), y.dtype))
+        each = carved_bytes((min(PIECE, y.size), y.dtype))
 
         def work(index: int, worker: int) -> None:
             yb, gb, out = pieces[index]
@@ -141,7 +156,7 @@ class ElementwiseKernels(Sharing):
 
     def elementwise_workspace(self, dtype: str, shape: tuple[int, ...]) -> int:
         """Bytes of scratch that elementwise needs for arrays of this shape."""
-        size = min(CHUNK, int(np.prod(shape)))
+        size = min(PIECE, math.prod(shape))
         return self.threads * carved_bytes((size, dtype))
 
     def elementwise(self, function: Callable[..., None], workspace: Array, *arrays: Array) -> None:
@@ -150,7 +165,7 @@ class ElementwiseKernels(Sharing):
         `function` is a few ufuncs with `out=`.  An output may be an input if `function` allows it.
         """
         pieces = Pieces(arrays)
-        spec = (min(CHUNK, arrays[0].size), arrays[0].dtype)
+        spec = (min(PIECE, arrays[0].size), arrays[0].dtype)
         each = carved_bytes(spec)
 
         def work(index: int, worker: int) -> None:
@@ -180,7 +195,7 @@ def _whole(count: int) -> int:
 
 def _piece(shape: tuple[int, ...]) -> int:
     """Elements of the largest piece, in whole bytes of a mask."""
-    return _whole(min(CHUNK, int(np.prod(shape))))
+    return _whole(min(PIECE, math.prod(shape)))
 
 
 def _spread_specs(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, Any], ...]:

@@ -27,6 +27,7 @@ class Routines:
     relu_mask = staticmethod(elementwise.relu_mask)
     relu_mask_backward = staticmethod(elementwise.relu_mask_backward)
     add = staticmethod(elementwise.add)
+    add_bias = staticmethod(elementwise.add_bias)
 
     centre = staticmethod(norm_rows.centre)
     sum_moments = staticmethod(norm_rows.sum_moments)

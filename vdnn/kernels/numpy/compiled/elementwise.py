@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy
+
 from vdnn.kernels.numpy.compiled.jit import compiled
 from vdnn.kernels.numpy.compiled.lanes import (
     absolute,
@@ -18,6 +20,7 @@ from vdnn.kernels.numpy.compiled.lanes import (
 from vdnn.layers.base import Array
 
 BYTE = 8  # bits
+LONG = 256  # elements of a repeated row, at least
 
 
 @compiled
@@ -87,3 +90,21 @@ def add(x0: Array, x1: Array, y: Array) -> None:
     rest = y.size - whole
     if rest:
         store_first(rest, load_first(rest, x0, whole) + load_first(rest, x1, whole), y, whole)
+
+
+@compiled
+def add_bias(y: Array, bias: Array) -> None:
+    """y += bias, again and again."""
+    step, width = size(y), bias.size
+    while width < LONG or width % step:
+        width *= 2
+    row = numpy.empty(width, y.dtype)
+    for i in range(width):
+        row[i] = bias[i % bias.size]
+    whole = y.size // width * width
+    for start in range(0, whole, width):
+        for i in range(0, width, step):
+            store(load(y, start + i) + load(row, i), y, start + i)
+    for i in range(0, y.size - whole, step):
+        rest = min(step, y.size - whole - i)
+        store_first(rest, load_first(rest, y, whole + i) + load(row, i), y, whole + i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 
@@ -21,7 +22,7 @@ def is_flat(*arrays: Array) -> bool:
 
 def words(bits: Array, x: Array) -> Array:
     """The bits of the whole vectors of x, as integers of one vector each."""
-    kind = WORDS[x.itemsize]
+    kind: Any = WORDS[x.itemsize]
     return bits[: bits.size // kind.itemsize * kind.itemsize].view(kind)
 
 
@@ -57,18 +58,26 @@ class PieceRoutines:
         (elementwise.add if is_flat(x0, x1, y) else Routines.add)(x0, x1, y)
 
     @staticmethod
+    def add_bias(rows: Array, bias: Array) -> None:
+        """rows: (any, K) += bias: (K,)."""
+        if rows.flags.c_contiguous:
+            elementwise.add_bias(rows.reshape(-1), bias)
+        else:
+            Routines.add_bias(rows, bias)
+
+    @staticmethod
     def sgd(step: Sgd, w: Array, g: Array, velocity: Sequence[Array], scratch: Array) -> None:
         """Update a piece of w and of its velocity, if there is one."""
         if not is_flat(w, g, *velocity):
             Routines.sgd(step, w, g, velocity, scratch)
             return
         number = w.dtype.type
-        rates = number(step.rate), number(step.weight_decay)
+        rate, decay = number(step.rate), number(step.weight_decay)
         if velocity:
-            moves = number(step.momentum), number(1 - step.dampening)
-            update.momentum(w, g, *velocity, *rates, *moves, step.is_first, step.nesterov)
+            kept, fresh = number(step.momentum), number(1 - step.dampening)
+            update.momentum(w, g, velocity[0], rate, decay, kept, fresh, step.is_first, step.nesterov)
         else:
-            update.sgd(w, g, *rates)
+            update.sgd(w, g, rate, decay)
 
     @staticmethod
     def adam(step: Adam, w: Array, g: Array, m: Array, v: Array, scratch: Array) -> None:
