@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vdnn.kernels.numpy import NumpyKernels
-from vdnn.kernels.numpy.chunks import CHUNK, Pieces, view
+from vdnn.kernels.numpy.chunks import PIECE, Pieces, view
 from vdnn.layers import LeakyReLU, ReLU6, Sigmoid, Tanh
 
 NAN, INF = np.nan, np.inf
@@ -71,7 +71,7 @@ def test_a_mask_has_a_bit_for_what_is_not_zero_and_none_behind_the_last_element(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [1, 7, 8, 9, CHUNK, CHUNK + 1, 5 * CHUNK + 13])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, PIECE, PIECE + 1, 2 * PIECE + 13])
 def test_a_mask_gives_the_bits_of_relu_at_every_size_and_number_of_threads(size, dtype):
     random = np.random.default_rng(size)
     x, dy = (random.choice([-0.0, 0.0, -1.5, 2, 1e-40, NAN, INF, -INF], size).astype(dtype) for _ in range(2))
@@ -96,7 +96,7 @@ def test_a_mask_follows_the_order_in_which_elements_are_stored():
 
 
 def test_masks_take_no_memory_besides_their_scratch():
-    kernels, x = NumpyKernels(1), np.ones(4 * CHUNK, "float32")
+    kernels, x = NumpyKernels(1), np.ones(4 * PIECE, "float32")
     mask, workspace = scratch(x.size // 8), scratch(kernels.relu_mask_backward_workspace("float32", x.shape))
     kernels.relu_mask(x, x, mask, workspace)  # what may be compiled is
     kernels.relu_mask_backward(mask, x, x, workspace)
@@ -169,7 +169,7 @@ def test_concat_and_back_in_mixed_storage():
     assert np.array_equal(db, -b)
 
 
-@pytest.mark.parametrize("shape", [(7,), (3, CHUNK), (2, 3, 200, 300), (70000,), (2, 1, 3, 1)])
+@pytest.mark.parametrize("shape", [(7,), (3, PIECE), (2, 3, 200, 300), (70000,), (2, 1, 3, 1)])
 @pytest.mark.parametrize("storage", ["contiguous", "channels-last", "mixed", "sliced"])
 def test_pieces_cover_every_element_once(shape, storage):
     x, y = np.zeros(shape, "float32"), np.zeros(shape, "float32")

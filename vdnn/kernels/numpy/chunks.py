@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from vdnn.kernels.numpy.routines import Routines
 
 Array = Any
-import os
-CHUNK = int(os.environ.get("CH","32768"))
+CHUNK = 32768  # elements of a block: 128 KiB of float32, a few of which fit into a core's L2 cache
+PIECE = 262144  # elements of a piece, for a few ufuncs each: with less, threads hand the interpreter to and fro
 ALIGNMENT = 64  # bytes, of each array in a workspace
 BANDWIDTH = 8e9  # bytes per second of one core, roughly; only decides whether work is worth splitting
-COMPILED_BANDWIDTH = 16e9  # that of a compiled routine, which makes one pass of NumPy's many
+COMPILED_BANDWIDTH = 24e9  # that of a compiled routine, which makes one pass of NumPy's many
 
 
 def seconds(*arrays: Array) -> float:
@@ -99,7 +99,7 @@ class Pieces(Sequence[tuple[Array, ...]]):
     Arrays that are dense in one common order (C or channels-last) give flat 1-D pieces; others strided blocks.
     """
 
-    def __init__(self, arrays: Sequence[Array], limit: int = CHUNK) -> None:
+    def __init__(self, arrays: Sequence[Array], limit: int = PIECE) -> None:
         shape = arrays[0].shape
         for a in arrays[1:]:
             if a.shape != shape:

@@ -60,7 +60,7 @@ class LossKernels(ElementwiseKernels):
 
     def mean_squared_error(self, x: Array, labels: Array, y: Array, workspace: Array) -> None:
         """y: (1,) = mean of (x - labels) ** 2."""
-        pieces = Pieces((x, labels))
+        pieces = Pieces((x, labels), CHUNK)
         (t,) = carve(workspace, (min(CHUNK, x.size), x.dtype))
         total = 0.0
         for i in range(len(pieces)):
@@ -74,7 +74,7 @@ class LossKernels(ElementwiseKernels):
     def mean_squared_error_backward(self, x: Array, labels: Array, dx: Array, samples: int | None = None) -> None:
         """dx = 2 * (x - labels) / number of elements of so many samples, by default of x."""
         size = x.size // len(x) * (samples or len(x))
-        pieces = Pieces((x, labels, dx))
+        pieces = Pieces((x, labels, dx), CHUNK)
         for i in range(len(pieces)):
             xi, target, out = pieces[i]
             np.subtract(xi, target, out=out)

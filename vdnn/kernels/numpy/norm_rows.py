@@ -14,12 +14,12 @@ import numpy as np
 from vdnn.kernels.numpy.chunks import carve, carved_bytes, flat, is_channels_last, view
 
 Array = Any
-BLOCK = 65536  # elements of a block
+BLOCK = 131072  # elements of a block; with less, threads hand the interpreter to and fro
 WIDE = 1024  # a row of C values is repeated to at least so many, as broadcasting short rows is slow
 VECTOR = 16  # and to a multiple of so many, for the compiled passes
 SLICES = 16  # sums over the batch are taken over this many slices at most, then over slices in order
 PARTS = 64  # that what is then done to every element is cut into, at most
-SLICE = 32768  # elements of a slice and of a part, at least
+SLICE = 131072  # elements of a slice and of a part, at least
 HEIGHT = BLOCK // WIDE  # rows of the tallest block of long rows
 ONES = {np.dtype(kind): np.ones((1, HEIGHT), kind) for kind in ("float32", "float64")}
 

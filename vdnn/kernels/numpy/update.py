@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -95,7 +96,7 @@ class UpdateKernels(Sharing):
         """Bytes of scratch that the update of a weight of this shape needs; kind: sgd, momentum or adam."""
         if kind not in KINDS:
             raise ValueError(f"update {kind!r} is none of {', '.join(KINDS)}")
-        size = min(CHUNK, int(np.prod(shape)))
+        size = min(CHUNK, math.prod(shape))
         return self.threads * carved_bytes((size, dtype), (size, dtype))
 
     def sgd(

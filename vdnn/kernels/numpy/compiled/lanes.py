@@ -28,7 +28,7 @@ WORD = ir.IntType(64)
 OPERATIONS = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """The type of a vector of floating-point numbers."""
 
     def __init__(self, number: Any) -> None:
@@ -114,7 +114,7 @@ def load(typing: Any, array: Any, place: Any) -> Any:
     kind = Vector(array.dtype)
 
     def lower(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        pointer = _pointer(context, builder, array, *values, _type(context, kind))
+        pointer = _pointer(context, builder, array, values[0], values[1], _type(context, kind))
         return builder.load(pointer, align=kind.number.bitwidth // 8)
 
     return kind(array, types.intp), lower
@@ -125,7 +125,7 @@ def store(typing: Any, value: Any, array: Any, place: Any) -> Any:
     """Write a vector from an element on."""
 
     def lower(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        pointer = _pointer(context, builder, array, *values[1:], _type(context, value))
+        pointer = _pointer(context, builder, array, values[1], values[2], _type(context, value))
         builder.store(values[0], pointer, align=value.number.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -139,7 +139,7 @@ def load_first(typing: Any, count: Any, array: Any, place: Any) -> Any:
 
     def lower(context: Any, builder: Any, _: Any, values: Any) -> Any:
         vector = _type(context, kind)
-        pointer = _pointer(context, builder, array, *values[1:], vector)
+        pointer = _pointer(context, builder, array, values[1], values[2], vector)
         alignment = ir.Constant(ir.IntType(32), kind.number.bitwidth // 8)
         places, others = _places(builder, kind, values[0]), ir.Constant(vector, None)
         name = f"llvm.masked.load.{_suffix(kind)}.p0"
@@ -153,7 +153,7 @@ def store_first(typing: Any, count: Any, value: Any, array: Any, place: Any) -> 
     """Write the first `count` elements of a vector from an element on."""
 
     def lower(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        pointer = _pointer(context, builder, array, *values[2:], _type(context, value))
+        pointer = _pointer(context, builder, array, values[2], values[3], _type(context, value))
         alignment = ir.Constant(ir.IntType(32), value.number.bitwidth // 8)
         name = f"llvm.masked.store.{_suffix(value)}.p0"
         _call(builder, name, ir.VoidType(), values[1], pointer, alignment, _places(builder, value, values[0]))

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from vdnn.kernels.numpy.norm_rows import Rows, Scratch
 
 FEW = 64  # long rows (rows of C values, repeated) that are summed in the network's precision, before float64 takes over
+FIRST = 16  # rows whose mean is subtracted before squaring
 AT_ONCE = 4  # of them, of which one sum is made before it is added
 
 
 @compiled
 def centre(x: Array, C: int, shift: Array) -> None:
     """shift: the mean of the first rows of C values, again and again."""
-    rows = min(x.size // C, FEW)
-    for c in range(C):
-        total = 0.0
-        for r in range(rows):
-            total += x[r * C + c]
-        for i in range(c, shift.size, C):
-            shift[i] = total / rows
+    rows = min(x.size // C, FIRST)
+    shift[:C] = 0
+    for r in range(rows):
+        for c in range(C):
+            shift[c] += x[r * C + c] / rows
+    for i in range(C, shift.size):
+        shift[i] = shift[i - C]
 
 
 @compiled
@@ -228,7 +229,8 @@ class NormRoutines:
         if rows.flat is None:
             Routines.normalise(rows, s, index)
         else:
-            scale_rows(*rows.flat, s.wide, rows.channels, index, rows.parts)
+            x, y = rows.flat
+            scale_rows(x, y, s.wide, rows.channels, index, rows.parts)
 
     @staticmethod
     def sum_gradients(rows: Rows, s: Scratch, index: int, worker: int) -> None:
@@ -253,4 +255,5 @@ class NormRoutines:
         if rows.flat is None:
             Routines.differentiate(rows, s, index, worker)
         else:
-            gradient_rows(*rows.flat, s.wide, rows.channels, index, rows.parts)
+            x, dy, dx = rows.flat
+            gradient_rows(x, dy, dx, s.wide, rows.channels, index, rows.parts)

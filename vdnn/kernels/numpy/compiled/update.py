@@ -79,8 +79,8 @@ def adam(
     shrink: what w is multiplied by, 1 for nothing; fresh1, fresh2: 1 - beta; root2: sqrt(bias2); rate1: rate / bias1.
     """
     step = size(w)
-    shrinks, decays, fresh1s, beta2s, fresh2s = spread(shrink), spread(decay), spread(fresh1), spread(beta2), spread(fresh2)
-    roots, epsilons, rates = spread(root2), spread(eps), spread(rate1)
+    shrinks, decays, roots, epsilons, rates = spread(shrink), spread(decay), spread(root2), spread(eps), spread(rate1)
+    fresh1s, beta2s, fresh2s = spread(fresh1), spread(beta2), spread(fresh2)
     for i in range(0, w.size, step):
         rest = w.size - i
         if rest >= step:
