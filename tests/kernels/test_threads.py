@@ -3,12 +3,13 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from vdnn.kernels.numpy import NumpyKernels
-from vdnn.kernels.numpy.threads import BLAS, Workers, available_threads
+from vdnn.kernels.numpy.threads import BLAS, BUFFER, Workers, available_threads
 
 
 def counts():
@@ -184,3 +185,13 @@ def test_the_blas_is_held_from_any_thread_whichever_came_first():
     hold()
     assert seen == [[1] * len(before)] * 3
     assert counts() == before
+
+
+def test_tasks_run_with_small_buffers_in_a_step_or_not_and_the_callers_come_back():
+    workers, before, seen = Workers(2), np.getbufsize(), []
+    for within in (nullcontext, workers.step):
+        with within(), within():
+            workers.parallel(lambda task, worker: seen.append(np.getbufsize()), 4)
+        assert np.getbufsize() == before
+    assert seen == [BUFFER] * 8
+    workers.close()
