@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vdnn.kernels.numpy.chunks import Sharing
-from vdnn.kernels.numpy.norm_rows import Rows, Scratch, scratch_bytes, settle_averages
+from vdnn.kernels.numpy.norm_passes import settle_averages
+from vdnn.kernels.numpy.norm_rows import Rows, Scratch, scratch_bytes
 
 Array = Any
 

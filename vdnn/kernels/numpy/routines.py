@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from vdnn.kernels.numpy import elementwise, norm_rows, pool_windows, update, winograd_tiles
+from vdnn.kernels.numpy import elementwise, norm_passes, pool_windows, update, winograd_tiles
 
 
 class Routines:
@@ -29,13 +29,13 @@ class Routines:
     add = staticmethod(elementwise.add)
     add_bias = staticmethod(elementwise.add_bias)
 
-    centre = staticmethod(norm_rows.centre)
-    sum_moments = staticmethod(norm_rows.sum_moments)
-    sum_gradients = staticmethod(norm_rows.sum_gradients)
-    settle_moments = staticmethod(norm_rows.settle_moments)
-    settle_gradients = staticmethod(norm_rows.settle_gradients)
-    normalise = staticmethod(norm_rows.normalise)
-    differentiate = staticmethod(norm_rows.differentiate)
+    centre = staticmethod(norm_passes.centre)
+    sum_moments = staticmethod(norm_passes.sum_moments)
+    sum_gradients = staticmethod(norm_passes.sum_gradients)
+    settle_moments = staticmethod(norm_passes.settle_moments)
+    settle_gradients = staticmethod(norm_passes.settle_gradients)
+    normalise = staticmethod(norm_passes.normalise)
+    differentiate = staticmethod(norm_passes.differentiate)
 
     max_pool = staticmethod(pool_windows.max_pool)
     max_pool_backward = staticmethod(pool_windows.max_pool_backward)

@@ -6,7 +6,7 @@ Each equals NumPy's: bit for bit, but for sums, whose terms are added in another
 from __future__ import annotations
 
 from vdnn.kernels.numpy.compiled.direct_routines import DirectRoutines
-from vdnn.kernels.numpy.compiled.norm import NormRoutines
+from vdnn.kernels.numpy.compiled.norm_routines import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
 from vdnn.kernels.numpy.compiled.pool import PoolRoutines
 from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
 from vdnn.kernels.numpy.compiled.lanes import load, load_first, size, store, store_first
-from vdnn.kernels.numpy.routines import Routines
 from vdnn.layers.base import Array
-
-if TYPE_CHECKING:
-    from vdnn.kernels.numpy.norm_rows import Rows, Scratch
 
 FEW = 64  # long rows (rows of C values, repeated) that are summed in the network's precision, before float64 takes over
 FIRST = 16  # rows whose mean is subtracted before squaring
@@ -194,66 +188,3 @@ def gradient_rows(x: Array, g: Array, dx: Array, wide: Array, C: int, index: int
         rest, at = min(step, last - whole - i), whole + i
         t = load_first(rest, x, at) * load(p, i) + load(c, i)
         store_first(rest, load_first(rest, g, at) * load(a, i) + t, dx, at)
-
-
-class NormRoutines:
-    """The passes and what lies between them; NumPy's for arrays that are not channels-last."""
-
-    @staticmethod
-    def centre(rows: Rows, s: Scratch) -> None:
-        """s.wide[0] = the mean of some rows."""
-        if rows.flat is None:
-            Routines.centre(rows, s)
-        else:
-            centre(rows.flat[0], rows.channels, s.wide[0])
-
-    @staticmethod
-    def sum_moments(rows: Rows, s: Scratch, index: int, worker: int) -> None:
-        """s.partial[index] = the sums of x - s.wide[0] and of its square over a part of the rows."""
-        if rows.flat is None:
-            Routines.sum_moments(rows, s, index, worker)
-        else:
-            moments(rows.flat[0], s.wide[0], rows.channels, index, len(s.partial), s.partial)
-
-    @staticmethod
-    def settle_moments(rows: Rows, s: Scratch, eps: float, w: Array, b: Array, statistics: tuple[Array, ...]) -> None:
-        """Statistics, and s.wide[:2] = scale and offset."""
-        if rows.flat is None:
-            Routines.settle_moments(rows, s, eps, w, b, statistics)
-        else:
-            settle_moments(s.partial, s.wide, rows.all, eps, w, b, *statistics)
-
-    @staticmethod
-    def normalise(rows: Rows, s: Scratch, index: int) -> None:
-        """y = x * s.wide[0] + s.wide[1] for a part of the rows."""
-        if rows.flat is None:
-            Routines.normalise(rows, s, index)
-        else:
-            x, y = rows.flat
-            scale_rows(x, y, s.wide, rows.channels, index, rows.parts)
-
-    @staticmethod
-    def sum_gradients(rows: Rows, s: Scratch, index: int, worker: int) -> None:
-        """s.partial[index] = the sums of dy and of dy * (x - s.wide[0]) over a part of the rows."""
-        if rows.flat is None:
-            Routines.sum_gradients(rows, s, index, worker)
-        else:
-            x, dy = rows.flat[:2]
-            gradient_sums(x, dy, s.wide[0], rows.channels, index, len(s.partial), s.partial)
-
-    @staticmethod
-    def settle_gradients(rows: Rows, s: Scratch, w: Array, saved: tuple[Array, Array], dw: Array, db: Array) -> None:
-        """dw and db, and s.wide = a, p, c of dx = a * dy + p * x + c.  saved: mean and inverse deviation."""
-        if rows.flat is None:
-            Routines.settle_gradients(rows, s, w, saved, dw, db)
-        else:
-            settle_gradients(s.partial, s.wide, rows.all, w, *saved, dw, db)
-
-    @staticmethod
-    def differentiate(rows: Rows, s: Scratch, index: int, worker: int) -> None:
-        """dx = a * dy + p * x + c for a part of the rows; s.wide: a, p, c."""
-        if rows.flat is None:
-            Routines.differentiate(rows, s, index, worker)
-        else:
-            x, dy, dx = rows.flat
-            gradient_rows(x, dy, dx, s.wide, rows.channels, index, rows.parts)
