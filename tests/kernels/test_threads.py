@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vdnn.kernels.numpy import NumpyKernels
-from vdnn.kernels.numpy.threads import BLAS, BUFFER, Workers, available_threads
+from vdnn.kernels.numpy.blas import BLAS
+from vdnn.kernels.numpy.threads import BUFFER, Workers, available_threads
 
 
 def counts():

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy
 
+from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.gemm import Blocking, Gather, Limits, block, run_gathers
 from vdnn.kernels.numpy.geometry import Geometry
 from vdnn.kernels.numpy.layout import Scratch, array_bytes
-from vdnn.kernels.numpy.threads import Workers
 from vdnn.kernels.numpy.window import Phase, backward_phases, forward_windows
 from vdnn.layers.base import Array
 
@@ -30,7 +30,7 @@ def forward_workspace(g: Geometry, algorithm: str, threads: int) -> int:
 
 
 def forward(
-    workers: Workers, g: Geometry, x: Array, w: Array, b: Array | None, y: Array, algorithm: str, space: Array | None
+    workers: Sharing, g: Geometry, x: Array, w: Array, b: Array | None, y: Array, algorithm: str, space: Array | None
 ) -> None:
     """y = x * w + b.  x: (N, H, W, G C), w: (G K, R, S, C), b: (G K,), y: (N, OH, OW, G K)."""
     windows = forward_windows(g.source, g.outputs, g.taps, g.stride, g.padding, g.dilation)
@@ -116,7 +116,7 @@ def part_filters(part: DataPart, w: Array, rearranged: Array | None) -> tuple[Ar
 
 
 def backward_data(
-    workers: Workers, g: Geometry, w: Array, dy: Array, dx: Array, algorithm: str, space: Array | None
+    workers: Sharing, g: Geometry, w: Array, dy: Array, dx: Array, algorithm: str, space: Array | None
 ) -> None:
     """dx from dy.  Every element of dx is gathered by one worker, see window.backward_phases."""
     plan = data_plan(g, algorithm)

@@ -9,14 +9,15 @@ up.  Tiles and chunks depend on shapes only, never on the number of threads, so 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
 import numpy
 
+from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div
-from vdnn.kernels.numpy.threads import Workers
 from vdnn.kernels.numpy.window import Tile, Tiles, Window, pack, tiles
 from vdnn.layers.base import Array
 
@@ -134,7 +135,7 @@ class Gather(NamedTuple):
         pack(self.source, self.channels, rows, columns, tile, matrix.reshape(shape))
         return matrix.reshape(tile.pixels, -1)
 
-    def run(self, tile: Tile, scratch: Scratch) -> None:
+    def run(self, tile: Tile, scratch: Scratch, add_bias: Callable[[Array, Array], None]) -> None:
         """Compute one tile of the result."""
         packed, sums, terms = (scratch.take(shape, self.blocking.dtype) for shape in self.blocking.shapes())
         box = self.result[tile.n0 : tile.n1, tile.h0 : tile.h1, tile.w0 : tile.w1]
@@ -145,19 +146,19 @@ class Gather(NamedTuple):
             if i > 0:
                 numpy.add(out, term, out=out)
         if self.bias is not None:
-            numpy.add(out, self.bias, out=out)
+            add_bias(out, self.bias)
         if not self.blocking.lands:
             numpy.copyto(box, out.reshape(box.shape))
 
 
-def run_gathers(workers: Workers, gathers: list[Gather], workspace: Array | None, start: int, flops: int) -> None:
+def run_gathers(workers: Sharing, gathers: list[Gather], workspace: Array | None, start: int, flops: int) -> None:
     """Run all gathers' tiles on the workers; each has its scratch in the workspace, from byte `start` on."""
     parts = [gather.tiles() for gather in gathers]
     firsts = list(accumulate(map(len, parts), initial=0))  # of each gather, the number of its first task
-    size = max(gather.blocking.scratch for gather in gathers)
+    size, add_bias = max(gather.blocking.scratch for gather in gathers), workers.routines.add_bias
 
     def run(task: int, worker: int) -> None:
         n = bisect_right(firsts, task) - 1
-        gathers[n].run(parts[n][task - firsts[n]], Scratch(workspace, start + worker * size))
+        gathers[n].run(parts[n][task - firsts[n]], Scratch(workspace, start + worker * size), add_bias)
 
     workers.parallel(run, firsts[-1], flops / FLOPS)

@@ -6,7 +6,6 @@ whatever runs next, and a fixed split by vdnn keeps results independent of the n
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import queue
@@ -14,9 +13,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy
+
+from vdnn.kernels.numpy.blas import BLAS
 
 # Elements per operand that NumPy's loops may buffer.  NumPy >= 2.3 allocates these buffers in every operation on
 # strided arrays, used or not: with its default of 8192 elements that is 96 KiB each time, and slower.
@@ -24,75 +24,6 @@ BUFFER = 1024
 WORTH_SPLITTING = 300e-6  # seconds; waking another thread and waiting for it costs about 80e-6
 
 Task = Callable[[int, int], None]
-
-
-class Blas:
-    """The BLAS libraries of this process, held to one thread while at least one `single` block is open.
-
-    The libraries are looked up once: threadpoolctl's own context managers search again on each entry (720 us).
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.depth = 0
-        self.setters: list[tuple[Any, Callable[[int], Any]]] | None = None
-        self.before: list[int | None] = []
-
-    def find(self) -> list[tuple[Any, Callable[[int], Any]]]:
-        """(its controller, the function that sets its number of threads) for every BLAS that is loaded."""
-        if self.setters is None:
-            try:
-                import threadpoolctl
-            except ImportError:  # vdnn was not installed, it runs from its folder: then the BLAS threads as it likes
-                return []
-            controllers = threadpoolctl.ThreadpoolController().lib_controllers
-            self.setters = [(library, _setter(library)) for library in controllers if library.user_api == "blas"]
-        return self.setters
-
-    def enter(self) -> None:
-        """Hold the BLAS to one thread until as many `leave` as `enter` have been called."""
-        with self.lock:
-            if self.depth == 0:
-                self.before = [library.get_num_threads() for library, _ in self.find()]
-                self.hold()
-            self.depth += 1
-
-    def leave(self) -> None:
-        """Undo one `enter`; the last one restores the numbers of threads."""
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                for (_, set_threads), count in zip(self.find(), self.before, strict=True):
-                    if count is not None:
-                        set_threads(count)
-
-    @contextmanager
-    def single(self) -> Iterator[None]:
-        """Hold the BLAS to one thread inside the block; blocks may nest and overlap between threads."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def hold(self) -> None:
-        """Set one thread; a BLAS on OpenMP keeps the number per calling thread, so every worker calls this too."""
-        for _, set_threads in self.find():
-            set_threads(1)
-
-
-def _setter(library: Any) -> Callable[[int], Any]:
-    """The BLAS's own function: threadpoolctl's obeys only the thread that called it first, and ignores all others."""
-    for prefix in ("", "scipy_"):
-        for suffix in ("", "64_", "_64"):
-            found = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
-            if found is not None:
-                found.argtypes, found.restype = [ctypes.c_int], None
-                return found  # type: ignore[no-any-return]
-    return library.set_num_threads  # type: ignore[no-any-return]
-
-
-BLAS = Blas()  # the setting is the process's, so its keeper is too
 
 
 class Inside(threading.local):
