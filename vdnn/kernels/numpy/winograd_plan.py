@@ -29,14 +29,14 @@ from vdnn.kernels.numpy.winograd_tiles import (
 from vdnn.layers.base import Array
 
 MIB = 2**20
-BLOCK = 2 * MIB  # transformed input and output of a fused block: what the cache holds
+BLOCK = 4 * MIB  # transformed input and output of a fused block: what the caches hold, in few calls of NumPy
 GOOD_HEIGHT = 192  # tiles per GEMM
 FEW_BLOCKS = 8
 LARGE_FILTER = 2 * MIB  # transformed
 PHASE = 512  # tiles of a phase
 WEIGHTS_PHASE = 8 * MIB  # transformed x and dy of a phase of backward_weights
 PARTS = 4  # blocks per phase of backward_weights
-FILTER_BLOCK = MIB // 2
+FILTER_BLOCK = 2 * MIB
 
 
 def gain(g: Geometry, m: int) -> float:
