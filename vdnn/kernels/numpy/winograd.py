@@ -16,7 +16,7 @@ from vdnn.kernels.numpy.geometry import Geometry, Pair
 from vdnn.kernels.numpy.layout import Scratch
 from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
 from vdnn.kernels.numpy.window import Tile
-from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, conv_plan, weights_plan
+from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, WeightsPlan, conv_plan, weights_plan
 from vdnn.layers.base import Array
 
 
@@ -141,43 +141,90 @@ def block_starts(boxes: Sequence[Tile]) -> tuple[list[int], int]:
 def backward_weights(
     workers: Sharing, g: Geometry, m: int, x: Array, dy: Array, dw: Array, space: Array | None
 ) -> None:
-    """Write dw from x: (N, H, W, C) and dy: (N, OH, OW, K).
+    """Write dw from x: (N, H, W, C) and dy: (N, OH, OW, K)."""
+    plan = weights_plan(m, g.N, g.outputs, g.K, g.C, g.dtype)
+    work = _Weights(workers, TRANSFORMS[m], plan, g, x, dy, space)
+    seconds = g.flops / FLOPS / m
+    if plan.fused:
+        workers.parallel(work.fused, len(plan.phases), seconds)
+        workers.parallel(work.add_up, len(work.sums), work.groups.nbytes / 1e9)
+    else:
+        for number in range(len(plan.phases)):
+            work.phase(number, seconds / len(plan.phases))
 
-    Per phase: all transforms, then per transformed element one product over the phase's tiles, added to the sum.
-    """
-    winograd, plan = TRANSFORMS[m], weights_plan(m, g.N, g.outputs, g.K, g.C, g.dtype)
-    a, scratch, routines = winograd.a, Scratch(space), workers.routines
-    inner, outer, sums = (
-        scratch.take((a * a, *shape), g.dtype) for shape in ((plan.tiles, g.C), (plan.tiles, g.K), (g.K, g.C))
-    )
-    start, seconds = scratch.start, g.flops / FLOPS / m / len(plan.phases)
+    def finish(task: int, worker: int) -> None:
+        workers.routines.transform_taps(TRANSFORMS[m], work.sums, plan.filter_blocks[task], dw, work.scratch(worker))
 
-    def own(worker: int) -> Scratch:
-        return Scratch(space, start + worker * plan.scratch)
+    workers.parallel(finish, len(plan.filter_blocks), work.sums.nbytes / 1e9)
 
-    def phase(number: int, boxes: Sequence[Tile]) -> None:
+
+class _Weights:
+    """One backward_weights in progress: the arrays that its tasks share."""
+
+    def __init__(
+        self,
+        workers: Sharing,
+        winograd: Winograd,
+        plan: WeightsPlan,
+        g: Geometry,
+        x: Array,
+        dy: Array,
+        space: Array | None,
+    ) -> None:
+        self.workers, self.winograd, self.plan, self.g, self.x, self.dy = workers, winograd, plan, g, x, dy
+        self.routines, self.space, scratch, a = workers.routines, space, Scratch(space), winograd.a
+        if plan.fused:
+            self.groups = scratch.take((len(plan.phases), a * a, g.K, g.C), g.dtype)
+            self.sums = self.groups[0]
+        else:
+            self.inner = scratch.take((a * a, plan.tiles, g.C), g.dtype)
+            self.outer = scratch.take((a * a, plan.tiles, g.K), g.dtype)
+            self.sums = scratch.take((a * a, g.K, g.C), g.dtype)
+        self.start = scratch.start
+
+    def scratch(self, worker: int) -> Scratch:
+        """A worker's own part of the workspace."""
+        return Scratch(self.space, self.start + worker * self.plan.scratch)
+
+    def fused(self, task: int, worker: int) -> None:
+        """The sum of the products of a phase's blocks."""
+        g, a, total = self.g, self.winograd.a, self.groups[task]
+        for number, box in enumerate(self.plan.phases[task]):
+            scratch = self.scratch(worker)
+            inner = scratch.take((a * a, box.pixels, g.C), g.dtype)
+            outer = scratch.take((a * a, box.pixels, g.K), g.dtype)
+            start = scratch.start
+            self.routines.transform_input(self.winograd, self.x, box, g.padding, inner, 0, scratch)
+            scratch.start = start
+            self.routines.transform_gradient(self.winograd, self.dy, box, outer, 0, scratch)
+            scratch.start = start
+            product = total if number == 0 else scratch.take(total.shape, g.dtype)
+            numpy.matmul(outer.transpose(0, 2, 1), inner, out=product)
+            if number > 0:
+                numpy.add(total, product, out=total)
+
+    def add_up(self, task: int, worker: int) -> None:
+        """Add the other phases' sums of one transformed element to the first's."""
+        for group in self.groups[1:]:
+            numpy.add(self.sums[task], group[task], out=self.sums[task])
+
+    def phase(self, number: int, seconds: float) -> None:
+        """All transforms, then per transformed element one product over the phase's tiles, added to the sum."""
+        boxes, routines, g = self.plan.phases[number], self.routines, self.g
         starts, tiles = block_starts(boxes)
 
         def before(task: int, worker: int) -> None:
-            box, start = boxes[task // 2], starts[task // 2]
+            box, start, scratch = boxes[task // 2], starts[task // 2], self.scratch(worker)
             if task % 2 == 0:
-                routines.transform_input(winograd, x, box, g.padding, inner, start, own(worker))
+                routines.transform_input(self.winograd, self.x, box, g.padding, self.inner, start, scratch)
             else:
-                routines.transform_gradient(winograd, dy, box, outer, start, own(worker))
+                routines.transform_gradient(self.winograd, self.dy, box, self.outer, start, scratch)
 
         def product(task: int, worker: int) -> None:
-            out = sums[task] if number == 0 else own(worker).take((g.K, g.C), g.dtype)
-            numpy.matmul(outer[task, :tiles].T, inner[task, :tiles], out=out)
+            out = self.sums[task] if number == 0 else self.scratch(worker).take((g.K, g.C), g.dtype)
+            numpy.matmul(self.outer[task, :tiles].T, self.inner[task, :tiles], out=out)
             if number > 0:
-                numpy.add(sums[task], out, out=sums[task])
+                numpy.add(self.sums[task], out, out=self.sums[task])
 
-        workers.parallel(before, 2 * len(boxes), seconds / 2)
-        workers.parallel(product, a * a, seconds / 2)
-
-    for number, boxes in enumerate(plan.phases):
-        phase(number, boxes)
-
-    def finish(task: int, worker: int) -> None:
-        routines.transform_taps(winograd, sums, plan.filter_blocks[task], dw, own(worker))
-
-    workers.parallel(finish, len(plan.filter_blocks), sums.nbytes / 1e9)
+        self.workers.parallel(before, 2 * len(boxes), seconds / 2)
+        self.workers.parallel(product, len(self.sums), seconds / 2)

@@ -67,7 +67,7 @@ def _roundings(phase: str, g: Geometry, m: int) -> tuple[int, int]:
         return (g.C if phase == "forward" else g.K), 1
     plan = weights_plan(m, g.N, g.outputs, g.K, g.C, g.dtype)
     tiles = g.N * ceil_div(g.outputs[0], m) * ceil_div(g.outputs[1], m)
-    return min(plan.tiles, tiles), len(plan.phases)
+    return min(plan.tiles, tiles), plan.products
 
 
 def _relative_error(phase: str, m: int, terms: int, products: int, bits: int) -> float:

@@ -17,7 +17,7 @@ import numpy
 
 from vdnn.kernels.numpy.geometry import Geometry, Pair
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
-from vdnn.kernels.numpy.transforms import TRANSFORMS
+from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
 from vdnn.kernels.numpy.window import Tile, tiles
 from vdnn.kernels.numpy.winograd_tiles import (
     transform_filter,
@@ -36,6 +36,8 @@ LARGE_FILTER = 2 * MIB  # transformed
 PHASE = 512  # tiles of a phase
 WEIGHTS_PHASE = 8 * MIB  # transformed x and dy of a phase of backward_weights
 PARTS = 4  # blocks per phase of backward_weights
+GROUPS = 8  # sums of products, each over consecutive blocks, of a fused backward_weights
+SMALL_SUMS = 3 * MIB  # one of them
 FILTER_BLOCK = 2 * MIB
 
 
@@ -119,15 +121,28 @@ def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dty
 
 
 class WeightsPlan(NamedTuple):
-    """How backward_weights is cut up: always phased; the phases' products are added up in order."""
+    """How backward_weights is cut up.
+
+    fused   for small filters and many tiles: a worker takes the blocks of a phase one by one through transforms and
+            product, and adds the product to the phase's sum; the sums are added up in order
+    phased  one phase after the other, its blocks and products shared out; products are added up in order
+    """
 
     phases: tuple[Sequence[Tile], ...]
-    tiles: int  # in the largest phase
+    fused: bool
+    tiles: int  # in the largest phase; in the largest block, if fused
     filter_blocks: tuple[Pair, ...]
-    scratch: int  # bytes per worker
+    scratch: int  # bytes per worker, the transformed tiles of a block included, if fused
+
+    @property
+    def products(self) -> int:
+        """How many are added up, at most one after the other."""
+        return max(map(len, self.phases)) + len(self.phases) if self.fused else len(self.phases)
 
     def shared(self, a: int, K: int, C: int, dtype: str) -> int:
-        """Bytes for the transformed tiles of a phase, and for the products."""
+        """Bytes for the sums and, if phased, for the transformed tiles of a phase."""
+        if self.fused:
+            return array_bytes(dtype, len(self.phases), a, a, K, C)
         return sum(array_bytes(dtype, a, a, *shape) for shape in ((self.tiles, C), (self.tiles, K), (K, C)))
 
 
@@ -136,20 +151,41 @@ def weights_plan(m: int, N: int, outputs: Pair, K: int, C: int, dtype: str) -> W
     """How backward_weights is cut up."""
     winograd, item = TRANSFORMS[m], numpy.dtype(dtype).itemsize
     a, rows, columns = winograd.a, ceil_div(outputs[0], m), ceil_div(outputs[1], m)
-    total = N * rows * columns
-    tall = max(PHASE, WEIGHTS_PHASE // (a * a * (K + C) * item))
-    boxes = tiles(N, rows, columns, max(8, ceil_div(min(total, tall), PARTS)))
-    phases = phases_of(boxes, tall)
-    filter_blocks = blocks_of_filters(a, K, C, item)
-    most = array_bytes(dtype, K, C) if len(phases) > 1 else 0  # a product to be added
+    total, filter_blocks = N * rows * columns, blocks_of_filters(a, K, C, item)
+    boxes = tiles(N, rows, columns, max(GOOD_HEIGHT, BLOCK // (a * a * (K + C) * item)))
+    fused = len(boxes) >= 2 * GROUPS and array_bytes(dtype, a, a, K, C) <= SMALL_SUMS
+    phases: tuple[Sequence[Tile], ...]
+    if fused:
+        phases = tuple(boxes[i:j] for i, j in spans(len(boxes), ceil_div(len(boxes), GROUPS)))
+        most = fused_weights_scratch(winograd, boxes, K, C, dtype)
+    else:
+        tall = max(PHASE, WEIGHTS_PHASE // (a * a * (K + C) * item))
+        boxes = tiles(N, rows, columns, max(8, ceil_div(min(total, tall), PARTS)))
+        phases = phases_of(boxes, tall)
+        most = max(source_scratch(winograd, boxes, K, C, dtype), array_bytes(dtype, K, C) if len(phases) > 1 else 0)
+    measuring = Scratch.measuring()
+    transform_taps(winograd, None, (0, height(filter_blocks)), shape_only(C, dtype), measuring)
+    size = max(box.pixels for box in boxes) if fused else largest(phases)
+    return WeightsPlan(phases, fused, size, filter_blocks, max(most, measuring.most))
+
+
+def source_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: int, dtype: str) -> int:
+    """Bytes that a worker needs to transform blocks of x and of dy."""
+    most = 0
     for box in {box.shape: box for box in boxes}.values():
         source, gradient = Scratch.measuring(), Scratch.measuring()
         transform_input(winograd, shape_only(C, dtype), box, (0, 0), None, 0, source)
         transform_gradient(winograd, shape_only(K, dtype), box, None, 0, gradient)
         most = max(most, source.most, gradient.most)
-    measuring = Scratch.measuring()
-    transform_taps(winograd, None, (0, height(filter_blocks)), shape_only(C, dtype), measuring)
-    return WeightsPlan(phases, largest(phases), filter_blocks, max(most, measuring.most))
+    return most
+
+
+def fused_weights_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: int, dtype: str) -> int:
+    """Bytes of a worker's block, transformed, and of the transforms' scratch, which becomes the product."""
+    a, size = winograd.a, max(box.pixels for box in boxes)
+    product = array_bytes(dtype, a, a, K, C)
+    blocks = array_bytes(dtype, a, a, size, C) + array_bytes(dtype, a, a, size, K)
+    return blocks + max(product, source_scratch(winograd, boxes, K, C, dtype))
 
 
 def largest(phases: tuple[Sequence[Tile], ...]) -> int:
