@@ -66,10 +66,11 @@ def test_algorithms_and_their_workspaces_are_the_same_with_and_without(phase):
 PROGRAM = """
 import numpy
 from vdnn.kernels.numpy.compiled import CompiledRoutines, elementwise, winograd
+from vdnn.kernels.numpy.transforms import TRANSFORMS
 x, w, out = (numpy.ones(shape, "float32") for shape in ((5,), (2, 3, 3, 3), (16, 2, 3)))
 CompiledRoutines.relu(x, x)
-CompiledRoutines.transform_filter(winograd.TRANSFORMS[2], w, (0, 2), False, False, out, None)
-for kernel in (elementwise.relu, winograd.kernels_of(2)["filter"]):
+CompiledRoutines.transform_filter(TRANSFORMS[2, 3], w, (0, 2), False, False, out, None)
+for kernel in (elementwise.relu, winograd.kernels_of(TRANSFORMS[2, 3])["filter"]):
     print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
 """
 

@@ -10,6 +10,7 @@ from vdnn.kernels.numpy.window import Tile
 
 BOTH = routines(False), routines(True)
 CHANNELS = [1, 5, 16, 37, 64]
+each = pytest.mark.parametrize("winograd", TRANSFORMS.values(), ids=[f"F({m},{r})" for m, r in TRANSFORMS])
 SPACE = 1 << 22
 
 
@@ -25,101 +26,102 @@ def scratch():
     return Scratch(np.full(SPACE, 0xFF, np.uint8))
 
 
-def inputs(x, m, padding, before=3, behind=2):
+def inputs(x, winograd, padding, before=3, behind=2):
     """All tiles of x, transformed by both, among others that must stay as they are."""
     N, H, W, C = x.shape
-    rows, columns = (-(-(size + 2 * p - 2) // m) for size, p in zip((H, W), padding, strict=True))
+    m, halo = winograd.m, winograd.r - 1
+    rows, columns = (max(1, -(-(size + 2 * p - halo) // m)) for size, p in zip((H, W), padding, strict=True))
     box = Tile(0, N, 0, rows, 0, columns)
     results = []
     for some in BOTH:
-        out = np.full(((m + 2) ** 2, before + box.pixels + behind, C), 7, x.dtype)
-        some.transform_input(TRANSFORMS[m], x, box, padding, out, before, scratch())
+        out = np.full((winograd.a**2, before + box.pixels + behind, C), 7, x.dtype)
+        some.transform_input(winograd, x, box, padding, out, before, scratch())
         assert (out[:, :before] == 7).all()
         assert (out[:, before + box.pixels :] == 7).all()
         results.append(out)
     return results
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@each
 @pytest.mark.parametrize("C", CHANNELS)
 @pytest.mark.parametrize(("H", "W", "padding"), [(9, 7, (1, 1)), (8, 12, (0, 0)), (3, 5, (2, 0)), (1, 1, (1, 1))])
-def test_input_transforms_have_numpys_bits(m, C, H, W, padding):
-    assert same(*inputs(random(2, H, W, C), m, padding))
+def test_input_transforms_have_numpys_bits(winograd, C, H, W, padding):
+    assert same(*inputs(random(2, H, W, C), winograd, padding))
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_a_block_in_the_middle_of_an_image_sees_its_neighbours(m):
+@each
+def test_a_block_in_the_middle_of_an_image_sees_its_neighbours(winograd):
     x, results = random(3, 19, 18, 20), []
     for some in BOTH:
-        out = np.zeros(((m + 2) ** 2, 4, 20), "float32")
-        some.transform_input(TRANSFORMS[m], x, Tile(1, 2, 1, 3, 2, 4), (1, 0), out, 0, scratch())
+        out = np.zeros((winograd.a**2, 4, 20), "float32")
+        some.transform_input(winograd, x, Tile(1, 2, 1, 3, 2, 4), (1, 0), out, 0, scratch())
         results.append(out)
     assert same(*results)
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@each
 @pytest.mark.parametrize("K", CHANNELS)
-def test_gradient_transforms_have_numpys_bits(m, K):
-    dy, results = random(2, 7, 10, K), []
+def test_gradient_transforms_have_numpys_bits(winograd, K):
+    dy, results, m = random(2, 7, 10, K), [], winograd.m
     box = Tile(0, 2, 0, -(-7 // m), 0, -(-10 // m))
     for some in BOTH:
-        out = np.full(((m + 2) ** 2, box.pixels + 1, K), 7, "float32")
-        some.transform_gradient(TRANSFORMS[m], dy, box, out, 1, scratch())
+        out = np.full((winograd.a**2, box.pixels + 1, K), 7, "float32")
+        some.transform_gradient(winograd, dy, box, out, 1, scratch())
         results.append(out)
     assert same(*results)
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@each
 @pytest.mark.parametrize("K", CHANNELS)
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_output_transforms_have_numpys_bits(m, K, has_bias):
-    H, W = 7, 9
+def test_output_transforms_have_numpys_bits(winograd, K, has_bias):
+    H, W, m = 7, 9, winograd.m
     box = Tile(1, 2, 0, -(-H // m), 0, -(-W // m))
-    tiles, bias = random((m + 2) ** 2, box.pixels + 5, K), random(K) if has_bias else None
+    tiles, bias = random(winograd.a**2, box.pixels + 5, K), random(K) if has_bias else None
     tiles[:, 4] = -0.0  # of which the sum is -0.0 without bias
     results = []
     for some in BOTH:
         y = np.full((3, H, W, K), 7, "float32")
-        some.transform_output(TRANSFORMS[m], tiles.copy(), 4, box, bias, y, scratch())
+        some.transform_output(winograd, tiles.copy(), 4, box, bias, y, scratch())
         assert (y[[0, 2]] == 7).all()
         results.append(y)
     assert same(*results)
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@each
 @pytest.mark.parametrize(("K", "C"), [(1, 1), (5, 40), (37, 16), (64, 3)])
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("across", [True, False])
-def test_filter_transforms_have_numpys_bits(m, K, C, flip, across):
-    w, results, shape = random(K, 3, 3, C), [], (C, K) if across else (K, C)
+def test_filter_transforms_have_numpys_bits(winograd, K, C, flip, across):
+    w, results, shape = random(K, winograd.r, winograd.r, C), [], (C, K) if across else (K, C)
     for some in BOTH:
-        out = np.full(((m + 2) ** 2, *shape), 7, "float32")
+        out = np.full((winograd.a**2, *shape), 7, "float32")
         for rows in ((0, K // 3), (K // 3, K)):
-            some.transform_filter(TRANSFORMS[m], w, rows, flip, across, out, scratch())
+            some.transform_filter(winograd, w, rows, flip, across, out, scratch())
         results.append(out)
     assert same(*results)
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@each
 @pytest.mark.parametrize(("K", "C"), [(1, 1), (5, 40), (7, 16)])
-def test_tap_transforms_have_numpys_bits(m, K, C):
-    sums, results = random((m + 2) ** 2, K, C), []
+def test_tap_transforms_have_numpys_bits(winograd, K, C):
+    sums, results = random(winograd.a**2, K, C), []
     for some in BOTH:
-        dw = np.full((K, 3, 3, C), 7, "float32")
+        dw = np.full((K, winograd.r, winograd.r, C), 7, "float32")
         for rows in ((0, K // 3), (K // 3, K)):
-            some.transform_taps(TRANSFORMS[m], sums, rows, dw, scratch())
+            some.transform_taps(winograd, sums, rows, dw, scratch())
         results.append(dw)
     assert same(*results)
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_nan_and_infinity_reach_the_same_elements(m):
+@each
+def test_nan_and_infinity_reach_the_same_elements(winograd):
     x = random(1, 9, 9, 17)
     x[0, 2, 3, 4], x[0, 8, 8, 16] = np.nan, np.inf
-    expected, actual = inputs(x, m, (1, 1))
+    expected, actual = inputs(x, winograd, (1, 1))
     assert np.isnan(expected).any()
     assert np.array_equal(expected, actual, equal_nan=True)
 
 
 def test_double_precision_is_compiled_too():
-    assert same(*inputs(random(2, 9, 7, 13, dtype="float64"), 4, (1, 1)))
+    assert same(*inputs(random(2, 9, 7, 13, dtype="float64"), TRANSFORMS[4, 3], (1, 1)))

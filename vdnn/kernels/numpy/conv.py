@@ -5,9 +5,11 @@ Logical shapes: x (N, C, H, W), w (K, C / groups, R, S), b (K,), y (N, K, OH, OW
 direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker, or, compiled, without a matrix
            (vdnn.kernels.numpy.direct); a GEMM without workspace for 1x1, stride 1, no padding
 pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter
-winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct
-winograd4  F(4x4, 3x3): 4 times fewer, about 1e-5 of the largest element off in float32; there is none where that is
-           more than 1e-4 by the shape (vdnn.kernels.numpy.winograd_error)
+winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct; F(2x2, 5x5) for 5x5,
+           stride 1: 2.78 times fewer, off as winograd4 is
+winograd4  F(4x4, 3x3) for 3x3, stride 1: 4 times fewer, about 1e-5 of the largest element off in float32
+
+There is no Winograd where it is more than 1e-4 off by the shape (vdnn.kernels.numpy.winograd_error).
 
 `exact` kernels have direct and pack alone: every product of the definition, added up in float32.
 
@@ -53,8 +55,10 @@ def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, floa
     depth = max(1.0, min(g.C * g.taps[0] * g.taps[1] / 9, g.K))
     rates = {"direct": 0.8 * depth / (depth + 16), "pack": 0.9 * depth / (depth + 16)}
     for name, m in WINOGRAD.items():
+        if not winograd_plan.applies(g, m):
+            continue
         rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[False][name])
-        if winograd_plan.applies(g) and rate > rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
+        if rate > rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
             rates[name] = rate
     if GEMM_WORKSPACE[phase](g, "direct", 1) == GEMM_WORKSPACE[phase](g, "pack", 1):
         del rates["pack"]

@@ -14,36 +14,39 @@ from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry, Pair
 from vdnn.kernels.numpy.layout import Scratch
-from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
+from vdnn.kernels.numpy.transforms import Winograd
 from vdnn.kernels.numpy.window import Tile
-from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, WeightsPlan, conv_plan, weights_plan
+from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, WeightsPlan, conv_plan, transform_of, weights_plan
 from vdnn.layers.base import Array
 
 
 def workspace(phase: str, g: Geometry, m: int, threads: int) -> int:
     """Bytes of workspace."""
-    a = m + 2
+    winograd = transform_of(g, m)
+    a = winograd.a
     if phase == "backward_weights":
-        weights = weights_plan(m, g.N, g.outputs, g.K, g.C, g.dtype)
+        weights = weights_plan(winograd, g.N, g.outputs, g.K, g.C, g.dtype)
         return weights.shared(a, g.K, g.C, g.dtype) + threads * weights.scratch
     A, B, outputs = (g.C, g.K, g.outputs) if phase == "forward" else (g.K, g.C, g.source)
-    plan = conv_plan(m, g.N, outputs, A, B, g.K, g.C, g.dtype)
+    plan = conv_plan(winograd, g.N, outputs, A, B, g.K, g.C, g.dtype)
     return plan.shared(a, A, B, g.dtype) + threads * plan.scratch
 
 
 def forward(
     workers: Sharing, g: Geometry, m: int, x: Array, w: Array, b: Array | None, y: Array, space: Array | None
 ) -> None:
-    """y = x * w + b.  x: (N, H, W, C), w: (K, 3, 3, C), b: (K,), y: (N, OH, OW, K)."""
-    plan = conv_plan(m, g.N, g.outputs, g.C, g.K, g.K, g.C, g.dtype)
-    _Convolution(workers, TRANSFORMS[m], plan, g.padding, x, w, False, b, y, space).run(g.flops)
+    """y = x * w + b.  x: (N, H, W, C), w: (K, r, r, C), b: (K,), y: (N, OH, OW, K)."""
+    winograd = transform_of(g, m)
+    plan = conv_plan(winograd, g.N, g.outputs, g.C, g.K, g.K, g.C, g.dtype)
+    _Convolution(workers, winograd, plan, g.padding, x, w, False, b, y, space).run(g.flops)
 
 
 def backward_data(workers: Sharing, g: Geometry, m: int, w: Array, dy: Array, dx: Array, space: Array | None) -> None:
-    """dx = dy, padded by 2 - padding (cropped, if that is negative), * w turned round, K and C exchanged."""
-    plan = conv_plan(m, g.N, g.source, g.K, g.C, g.K, g.C, g.dtype)
-    padding = (2 - g.padding[0], 2 - g.padding[1])
-    _Convolution(workers, TRANSFORMS[m], plan, padding, dy, w, True, None, dx, space).run(g.flops)
+    """dx = dy, padded by r - 1 - padding (cropped, if that is negative), * w turned round, K and C exchanged."""
+    winograd = transform_of(g, m)
+    plan = conv_plan(winograd, g.N, g.source, g.K, g.C, g.K, g.C, g.dtype)
+    padding = (winograd.r - 1 - g.padding[0], winograd.r - 1 - g.padding[1])
+    _Convolution(workers, winograd, plan, padding, dy, w, True, None, dx, space).run(g.flops)
 
 
 class _Convolution:
@@ -85,7 +88,7 @@ class _Convolution:
     def run(self, flops: int) -> None:
         """Compute the result."""
         blocks = self.plan.filter_blocks
-        seconds = flops / FLOPS / self.winograd.m
+        seconds = flops / FLOPS / self.winograd.saving
 
         def transform_some(task: int, worker: int) -> None:
             scratch, rows = self.scratch(worker), blocks[task]
@@ -142,9 +145,10 @@ def backward_weights(
     workers: Sharing, g: Geometry, m: int, x: Array, dy: Array, dw: Array, space: Array | None
 ) -> None:
     """Write dw from x: (N, H, W, C) and dy: (N, OH, OW, K)."""
-    plan = weights_plan(m, g.N, g.outputs, g.K, g.C, g.dtype)
-    work = _Weights(workers, TRANSFORMS[m], plan, g, x, dy, space)
-    seconds = g.flops / FLOPS / m
+    winograd = transform_of(g, m)
+    plan = weights_plan(winograd, g.N, g.outputs, g.K, g.C, g.dtype)
+    work = _Weights(workers, winograd, plan, g, x, dy, space)
+    seconds = g.flops / FLOPS / winograd.saving
     if plan.fused:
         workers.parallel(work.fused, len(plan.phases), seconds)
         workers.parallel(work.add_up, len(work.sums), work.groups.nbytes / 1e9)
@@ -153,7 +157,7 @@ def backward_weights(
             work.phase(number, seconds / len(plan.phases))
 
     def finish(task: int, worker: int) -> None:
-        workers.routines.transform_taps(TRANSFORMS[m], work.sums, plan.filter_blocks[task], dw, work.scratch(worker))
+        workers.routines.transform_taps(winograd, work.sums, plan.filter_blocks[task], dw, work.scratch(worker))
 
     workers.parallel(finish, len(plan.filter_blocks), work.sums.nbytes / 1e9)
 

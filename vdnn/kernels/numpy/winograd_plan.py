@@ -42,14 +42,20 @@ FILTER_BLOCK = 2 * MIB
 
 
 def gain(g: Geometry, m: int) -> float:
-    """How many times fewer multiplications F(m x m, 3 x 3) needs, tiles that stick out counted in full."""
+    """How many times fewer multiplications F(m x m, r x r) needs, tiles that stick out counted in full."""
     OH, OW = g.outputs
-    return 9 * OH * OW / ((m + 2) ** 2 * ceil_div(OH, m) * ceil_div(OW, m))
+    return transform_of(g, m).saving * OH * OW / (ceil_div(OH, m) * m * ceil_div(OW, m) * m)
 
 
-def applies(g: Geometry) -> bool:
-    """Whether this is a convolution that Winograd can do."""
-    return g.taps == (3, 3) and g.stride == (1, 1) and g.dilation == (1, 1) and g.groups == 1
+def applies(g: Geometry, m: int) -> bool:
+    """Whether this is a convolution that there is an F(m x m, r x r) for."""
+    R, S = g.taps
+    return R == S and (m, R) in TRANSFORMS and g.stride == (1, 1) and g.dilation == (1, 1) and g.groups == 1
+
+
+def transform_of(g: Geometry, m: int) -> Winograd:
+    """The F(m x m, r x r) of a convolution to which one applies."""
+    return TRANSFORMS[m, g.taps[0]]
 
 
 class ConvPlan(NamedTuple):
@@ -81,27 +87,29 @@ def shape_only(C: int, dtype: str) -> Array:
     return numpy.empty((0, 0, 0, C), dtype)
 
 
-def block_scratch(m: int, boxes: Sequence[Tile], A: int, B: int, dtype: str, fused: bool) -> tuple[int, int]:
+def block_scratch(
+    winograd: Winograd, boxes: Sequence[Tile], A: int, B: int, dtype: str, fused: bool
+) -> tuple[int, int]:
     """Bytes of a block's transformed source, if fused, and of everything a worker needs."""
-    winograd, most = TRANSFORMS[m], 0
+    a, most = winograd.a, 0
     distinct = {box.shape: box for box in boxes}.values()
-    inner = max(array_bytes(dtype, m + 2, m + 2, *box.shape, A) for box in distinct) if fused else 0
+    inner = max(array_bytes(dtype, a, a, *box.shape, A) for box in distinct) if fused else 0
     for box in distinct:
         scratch = Scratch(None, inner, measures=True)
         transform_input(winograd, shape_only(A, dtype), box, (0, 0), None, 0, scratch)
         most, scratch.start = max(most, scratch.most), inner
         if fused:
-            scratch.take((m + 2, m + 2, *box.shape, B), dtype)
+            scratch.take((a, a, *box.shape, B), dtype)
         transform_output(winograd, None, 0, box, None, shape_only(B, dtype), scratch)
         most = max(most, scratch.most)
     return inner, most
 
 
 @lru_cache(maxsize=1024)
-def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dtype: str) -> ConvPlan:
-    """How a convolution of A to B channels with a filter (K, 3, 3, C) is cut up."""
-    winograd, item = TRANSFORMS[m], numpy.dtype(dtype).itemsize
-    a, rows, columns = winograd.a, ceil_div(outputs[0], m), ceil_div(outputs[1], m)
+def conv_plan(winograd: Winograd, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dtype: str) -> ConvPlan:
+    """How a convolution of A to B channels with a filter (K, r, r, C) is cut up."""
+    m, a, item = winograd.m, winograd.a, numpy.dtype(dtype).itemsize
+    rows, columns = ceil_div(outputs[0], m), ceil_div(outputs[1], m)
     filter_bytes = array_bytes(dtype, a, a, K, C)
     tall = max(GOOD_HEIGHT, BLOCK // (a * a * (A + B) * item))
     if tall < rows * columns <= 1.5 * tall:
@@ -112,8 +120,8 @@ def conv_plan(m: int, N: int, outputs: Pair, A: int, B: int, K: int, C: int, dty
     if not fused:
         boxes = tiles(N, rows, columns, max(8, ceil_div(N * rows * columns, 2 * FEW_BLOCKS)))
         phases = phases_of(boxes, PHASE)
-    block_bytes, scratch = block_scratch(m, boxes, A, B, dtype, fused)
-    filter_blocks = blocks_of_filters(a, K, C, item)
+    block_bytes, scratch = block_scratch(winograd, boxes, A, B, dtype, fused)
+    filter_blocks = blocks_of_filters(winograd, K, C, item)
     measuring = Scratch.measuring()
     transform_filter(winograd, shape_only(C, dtype), (0, height(filter_blocks)), False, False, None, measuring)
     most = max(scratch, measuring.most)
@@ -147,11 +155,11 @@ class WeightsPlan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def weights_plan(m: int, N: int, outputs: Pair, K: int, C: int, dtype: str) -> WeightsPlan:
+def weights_plan(winograd: Winograd, N: int, outputs: Pair, K: int, C: int, dtype: str) -> WeightsPlan:
     """How backward_weights is cut up."""
-    winograd, item = TRANSFORMS[m], numpy.dtype(dtype).itemsize
-    a, rows, columns = winograd.a, ceil_div(outputs[0], m), ceil_div(outputs[1], m)
-    total, filter_blocks = N * rows * columns, blocks_of_filters(a, K, C, item)
+    m, a, item = winograd.m, winograd.a, numpy.dtype(dtype).itemsize
+    rows, columns = ceil_div(outputs[0], m), ceil_div(outputs[1], m)
+    total, filter_blocks = N * rows * columns, blocks_of_filters(winograd, K, C, item)
     boxes = tiles(N, rows, columns, max(GOOD_HEIGHT, BLOCK // (a * a * (K + C) * item)))
     fused = len(boxes) >= 2 * GROUPS and array_bytes(dtype, a, a, K, C) <= SMALL_SUMS
     phases: tuple[Sequence[Tile], ...]
@@ -193,9 +201,9 @@ def largest(phases: tuple[Sequence[Tile], ...]) -> int:
     return max(sum(box.pixels for box in phase) for phase in phases)
 
 
-def blocks_of_filters(a: int, K: int, C: int, item: int) -> tuple[Pair, ...]:
+def blocks_of_filters(winograd: Winograd, K: int, C: int, item: int) -> tuple[Pair, ...]:
     """Spans of output channels whose transform takes about FILTER_BLOCK bytes; each is one task."""
-    return tuple(spans(K, max(1, FILTER_BLOCK // (a * 3 * C * item))))
+    return tuple(spans(K, max(1, FILTER_BLOCK // (winograd.a * winograd.r * C * item))))
 
 
 def height(filter_blocks: tuple[Pair, ...]) -> int:

@@ -1,15 +1,16 @@
 """Winograd's transforms of blocks of tiles: from an image, from a filter, and back.
 
-a x a transformed elements per tile, m x m outputs.  Transformed tiles are a * a matrices (tiles, channels) for the
-GEMM; a block of them, from `start` on, is worked on as (a, a, images, tile rows, tile columns, channels).  The columns
-of a block are first sorted by their residue modulo m, so that all later operations run over long contiguous rows.
+a x a transformed elements per tile, m x m outputs, r x r taps.  Transformed tiles are a * a matrices (tiles, channels)
+for the GEMM; a block of them, from `start` on, is worked on as (a, a, images, tile rows, tile columns, channels).  The
+columns of a block are first sorted by their residue modulo m, so that all later operations run over long contiguous
+rows.
 """
 
 from __future__ import annotations
 
 import numpy
 
-from vdnn.kernels.numpy.layout import Scratch
+from vdnn.kernels.numpy.layout import Scratch, ceil_div
 from vdnn.kernels.numpy.transforms import Program, Winograd
 from vdnn.kernels.numpy.window import Tile
 from vdnn.layers.base import Array
@@ -54,7 +55,7 @@ def transform_input(
 
     With a scratch that measures, nothing but its use is found out; x is then (N, H, W, C) with C alone looked at.
     """
-    _transform(winograd.input, winograd, x, tile, 2, padding, out, start, scratch)
+    _transform(winograd.input, winograd, x, tile, winograd.r - 1, padding, out, start, scratch)
 
 
 def transform_gradient(winograd: Winograd, dy: Array, tile: Tile, out: Array, start: int, scratch: Scratch) -> None:
@@ -79,7 +80,7 @@ def _transform(
     """Transform a block's tiles of (m + halo) x (m + halo) elements of x."""
     m, a, C, dtype = winograd.m, winograd.a, x.shape[3], x.dtype.name
     images, rows, columns = tile.shape
-    across = columns + (halo > 0)
+    across = columns + ceil_div(halo, m)
     half = scratch.take((a, images, rows, m, across, C), dtype)  # transformed along the rows
     mark = scratch.start
     patch = scratch.take((images, m * rows + halo, m, across, C), dtype)
@@ -126,39 +127,41 @@ def transform_output(
 def transform_filter(
     winograd: Winograd, w: Array, rows: Pair, flip: bool, across: bool, matrices: Array, scratch: Scratch
 ) -> None:
-    """Transform filters rows[0] .. rows[1] - 1 of w: (K, 3, 3, C), turned by 180 degrees if `flip`.
+    """Transform filters rows[0] .. rows[1] - 1 of w: (K, r, r, C), turned by 180 degrees if `flip`.
 
     matrices: (a * a, K, C), or (a * a, C, K) if `across`.  A scratch may measure; then C alone is looked at.
     """
-    a, K, C, dtype, program = winograd.a, rows[1] - rows[0], w.shape[3], w.dtype.name, winograd.filter
-    half = scratch.take((a, K, 3, C), dtype)
+    a, r, program = winograd.a, winograd.r, winograd.filter
+    K, C, dtype = rows[1] - rows[0], w.shape[3], w.dtype.name
+    half = scratch.take((a, K, r, C), dtype)
     mark = scratch.start
-    short = [scratch.take((K, 3, C), dtype) for _ in range(program.temporaries)]
+    short = [scratch.take((K, r, C), dtype) for _ in range(program.temporaries)]
     scratch.start = mark
     long = [scratch.take((a, K, C), dtype) for _ in range(program.temporaries)]
     if scratch.measures:
         return
-    order = (2, 1, 0) if flip else (0, 1, 2)
+    order = range(r)[::-1] if flip else range(r)
     w = w[slice(*rows)]
     out = matrices.reshape(a, a, *matrices.shape[1:])
     out = (out.transpose(0, 1, 3, 2) if across else out)[:, :, slice(*rows)]
-    program.run(short, g=[w[:, r] for r in order], v=list(half))
-    program.run(long, g=[half[:, :, s] for s in order], v=[out[:, j] for j in range(a)])
+    program.run(short, g=[w[:, i] for i in order], v=list(half))
+    program.run(long, g=[half[:, :, j] for j in order], v=[out[:, j] for j in range(a)])
 
 
 def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: Scratch) -> None:
-    """Transform the summed products sums: (a * a, K, C) into filters rows[0] .. rows[1] - 1 of dw: (K, 3, 3, C).
+    """Transform the summed products sums: (a * a, K, C) into filters rows[0] .. rows[1] - 1 of dw: (K, r, r, C).
 
     A scratch may measure; then C alone is looked at.
     """
-    a, K, C, dtype, program = winograd.a, rows[1] - rows[0], dw.shape[3], dw.dtype.name, winograd.taps
-    half = scratch.take((3, a, K, C), dtype)
+    a, r, program = winograd.a, winograd.r, winograd.taps
+    K, C, dtype = rows[1] - rows[0], dw.shape[3], dw.dtype.name
+    half = scratch.take((r, a, K, C), dtype)
     mark = scratch.start
     short = [scratch.take((a, K, C), dtype) for _ in range(program.temporaries)]
     scratch.start = mark
-    long = [scratch.take((3, K, C), dtype) for _ in range(program.temporaries)]
+    long = [scratch.take((r, K, C), dtype) for _ in range(program.temporaries)]
     if scratch.measures:
         return
     sums, dw = sums[:, slice(*rows)].reshape(a, a, K, C), dw[slice(*rows)]
     program.run(short, v=list(sums), g=list(half))
-    program.run(long, v=[half[:, j] for j in range(a)], g=[dw[:, :, s].transpose(1, 0, 2) for s in range(3)])
+    program.run(long, v=[half[:, j] for j in range(a)], g=[dw[:, :, s].transpose(1, 0, 2) for s in range(r)])

@@ -148,31 +148,32 @@ def from_tiles(code: str, a: int) -> Kernel:
 
 
 @cache
-def from_filter(code: str, a: int) -> Kernel:
-    """A kernel that transforms 3 x 3 taps into a x a elements."""
+def from_filter(code: str, a: int, r: int) -> Kernel:
+    """A kernel that transforms r x r taps into a x a elements."""
+    taps = r * r
 
     @compiled
     def kernel(w: Array, C: int, k0: int, k1: int, flip: bool, across: bool, out: Array, plane: int, K: int) -> None:
-        # w: (K, 3, 3, C); out: a * a planes, each (C, K) if `across`, else (K, C); vectors go along their rows
+        # w: (K, r, r, C); out: a * a planes, each (C, K) if `across`, else (K, C); vectors go along their rows
         lanes = VECTOR // w.itemsize
         length, rows = (k1 - k0, C) if across else (C, k1 - k0)
         count = min(length, lanes)
-        patch = numpy.zeros(9 * lanes, w.dtype)
+        patch = numpy.zeros(taps * lanes, w.dtype)
         spare = numpy.empty(a * a * lanes, w.dtype)
         for row in range(rows):
             for first in range(0, length, lanes):
                 place = max(0, min(first, length - lanes))
                 k, c = (k0 + place, row) if across else (k0 + row, place)
-                for tap in range(9):
-                    at = (k * 9 + (8 - tap if flip else tap)) * C + c
-                    step = 9 * C if across else 1
+                for tap in range(taps):
+                    at = (k * taps + (taps - 1 - tap if flip else tap)) * C + c
+                    step = taps * C if across else 1
                     for i in range(count):
                         patch[tap * lanes + i] = w[at + i * step]
                 to = c * K + k if across else k * C + c
                 if count == lanes:
-                    transform(code, patch, 0, 3 * lanes, lanes, out, to, a * plane, plane, None, 0)
+                    transform(code, patch, 0, r * lanes, lanes, out, to, a * plane, plane, None, 0)
                     continue
-                transform(code, patch, 0, 3 * lanes, lanes, spare, 0, a * lanes, lanes, None, 0)
+                transform(code, patch, 0, r * lanes, lanes, spare, 0, a * lanes, lanes, None, 0)
                 for e in range(a * a):
                     copy_channels(spare, e * lanes, out, to + e * plane, count)
 
@@ -180,27 +181,28 @@ def from_filter(code: str, a: int) -> Kernel:
 
 
 @cache
-def into_taps(code: str, a: int) -> Kernel:
-    """A kernel that transforms a x a elements into 3 x 3 taps."""
+def into_taps(code: str, a: int, r: int) -> Kernel:
+    """A kernel that transforms a x a elements into r x r taps."""
+    taps = r * r
 
     @compiled
     def kernel(sums: Array, plane: int, C: int, k0: int, k1: int, dw: Array) -> None:
-        # sums: a * a planes (K, C); dw: (K, 3, 3, C)
+        # sums: a * a planes (K, C); dw: (K, r, r, C)
         lanes = VECTOR // dw.itemsize
         count = min(C, lanes)
         patch = numpy.zeros(a * a * lanes, dw.dtype)
-        spare = numpy.empty(9 * lanes, dw.dtype)
+        spare = numpy.empty(taps * lanes, dw.dtype)
         for k in range(k0, k1):
             for first in range(0, C, lanes):
                 c = max(0, min(first, C - lanes))
-                at, to = k * C + c, k * 9 * C + c
+                at, to = k * C + c, k * taps * C + c
                 if count == lanes:
-                    transform(code, sums, at, a * plane, plane, dw, to, 3 * C, C, None, 0)
+                    transform(code, sums, at, a * plane, plane, dw, to, r * C, C, None, 0)
                     continue
                 for e in range(a * a):
                     copy_channels(sums, at + e * plane, patch, e * lanes, count)
-                transform(code, patch, 0, a * lanes, lanes, spare, 0, 3 * lanes, lanes, None, 0)
-                for tap in range(9):
+                transform(code, patch, 0, a * lanes, lanes, spare, 0, r * lanes, lanes, None, 0)
+                for tap in range(taps):
                     copy_channels(spare, tap * lanes, dw, to + tap * C, count)
 
     return kernel

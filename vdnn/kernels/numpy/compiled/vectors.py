@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Emitter:
         self.lanes = VECTOR // self.bytes
         self.vector = ir.VectorType(context.get_value_type(number), self.lanes)
 
-    def constant(self, value: float) -> Any:
+    def constant(self, value: float | Fraction) -> Any:
         """A vector with `value`, rounded to the kernel's precision, everywhere."""
         return ir.Constant(self.vector, [float(self.number(value))] * self.lanes)
 

@@ -8,7 +8,7 @@ import numpy
 
 from vdnn.kernels.numpy.compiled.tiles import Kernel, from_filter, from_tiles, into_taps, into_tiles
 from vdnn.kernels.numpy.compiled.vectors import code_of
-from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
+from vdnn.kernels.numpy.transforms import Winograd
 from vdnn.kernels.numpy.window import Tile
 from vdnn.layers.base import Array
 
@@ -16,16 +16,15 @@ Pair = tuple[int, int]
 
 
 @cache
-def kernels_of(m: int) -> dict[str, Kernel]:
-    """The five kernels of F(m x m, 3 x 3)."""
-    winograd = TRANSFORMS[m]
-    a = winograd.a
+def kernels_of(winograd: Winograd) -> dict[str, Kernel]:
+    """The five kernels of F(m x m, r x r)."""
+    m, r, a = winograd.m, winograd.r, winograd.a
     return {
         "input": into_tiles(code_of(winograd.input, "dv", a, a), a),
         "gradient": into_tiles(code_of(winograd.gradient, "dv", m, a), a),
         "output": from_tiles(code_of(winograd.output, "vv", a, m), a),
-        "filter": from_filter(code_of(winograd.filter, "gv", 3, a), a),
-        "taps": into_taps(code_of(winograd.taps, "vg", a, 3), a),
+        "filter": from_filter(code_of(winograd.filter, "gv", r, a), a, r),
+        "taps": into_taps(code_of(winograd.taps, "vg", a, r), a, r),
     }
 
 
@@ -43,14 +42,14 @@ class WinogradRoutines:
         winograd: Winograd, x: Array, tile: Tile, padding: Pair, out: Array, start: int, scratch: object
     ) -> None:
         """Transform what a block's tiles see of x: (N, H, W, C) into out: (a * a, T, C), from tile `start` on."""
-        kernel, sizes = kernels_of(winograd.m)["input"], (winograd.m, winograd.a)
+        kernel, sizes = kernels_of(winograd)["input"], (winograd.m, winograd.a)
         plane = out.shape[1] * out.shape[2]
         kernel(x.reshape(-1), *x.shape[1:], out.reshape(-1), plane, start, *tile, *sizes, *padding)
 
     @staticmethod
     def transform_gradient(winograd: Winograd, dy: Array, tile: Tile, out: Array, start: int, scratch: object) -> None:
         """Transform a block's tiles of dy: (N, OH, OW, K) into out: (a * a, T, K), from tile `start` on."""
-        kernel, sizes = kernels_of(winograd.m)["gradient"], (winograd.m, winograd.m)
+        kernel, sizes = kernels_of(winograd)["gradient"], (winograd.m, winograd.m)
         plane = out.shape[1] * out.shape[2]
         kernel(dy.reshape(-1), *dy.shape[1:], out.reshape(-1), plane, start, *tile, *sizes, 0, 0)
 
@@ -59,7 +58,7 @@ class WinogradRoutines:
         winograd: Winograd, matrices: Array, start: int, tile: Tile, bias: Array | None, y: Array, scratch: object
     ) -> None:
         """Transform a block of matrices: (a * a, T, K) back and write it, + bias, to y: (N, OH, OW, K)."""
-        kernel = kernels_of(winograd.m)["output"]
+        kernel = kernels_of(winograd)["output"]
         added = no_bias(y.shape[3], y.dtype.name) if bias is None else numpy.ascontiguousarray(bias)
         plane = matrices.shape[1] * matrices.shape[2]
         kernel(matrices.reshape(-1), plane, start, added, y.reshape(-1), *y.shape[1:], *tile, winograd.m)
@@ -68,14 +67,14 @@ class WinogradRoutines:
     def transform_filter(
         winograd: Winograd, w: Array, rows: Pair, flip: bool, across: bool, matrices: Array, scratch: object
     ) -> None:
-        """Transform filters rows[0] .. rows[1] - 1 of w: (K, 3, 3, C) into matrices: (a * a, K, C) or (a * a, C, K)."""
-        kernel = kernels_of(winograd.m)["filter"]
+        """Transform filters rows[0] .. rows[1] - 1 of w: (K, r, r, C) into matrices: (a * a, K, C) or (a * a, C, K)."""
+        kernel = kernels_of(winograd)["filter"]
         K, _, _, C = w.shape
         kernel(w.reshape(-1), C, *rows, flip, across, matrices.reshape(-1), K * C, K)
 
     @staticmethod
     def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: object) -> None:
-        """Transform the summed products sums: (a * a, K, C) into filters rows[0] .. rows[1] - 1 of dw: (K, 3, 3, C)."""
-        kernel = kernels_of(winograd.m)["taps"]
+        """Transform the summed products sums: (a * a, K, C) into filters rows[0] .. rows[1] - 1 of dw: (K, r, r, C)."""
+        kernel = kernels_of(winograd)["taps"]
         _, K, C = sums.shape
         kernel(sums.reshape(-1), K * C, C, *rows, dw.reshape(-1))
