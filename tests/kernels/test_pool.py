@@ -145,6 +145,22 @@ def test_nan_is_not_lost(saves):
     assert backward(layer, x, y, indices, np.ones_like(y)).sum() == 16
 
 
+@pytest.mark.parametrize("saves", ["indices", "input"])
+def test_rows_and_columns_behind_the_last_window_get_no_gradient(saves):
+    layer = MaxPool2d(2, saves=saves)
+    x = np.array([[[[1.0, 2, 9], [3, 4, 9], [9, 9, 9]]]])
+    y, indices = forward(layer, x)
+    assert backward(layer, x, y, indices, np.array([[[[5.0]]]])).tolist() == [[[[0, 0, 0], [0, 5, 0], [0, 0, 0]]]]
+
+
+def test_a_dilated_window_that_meets_nothing_has_no_winner():
+    layer = MaxPool2d(2, 1, 1, 3)  # sees -1 and 2 of an axis of two
+    x = np.ones((1, 1, 2, 2))
+    y, indices = forward(layer, x)
+    assert y.tolist() == [[[[-np.inf]]]]
+    assert indices.tolist() == [[[[255]]]]
+
+
 def test_infinite_gradients_stay_with_the_winner():
     layer = MaxPool2d(2)
     x = np.array([[[[1.0, 2], [3, 4]]]])

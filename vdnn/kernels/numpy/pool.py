@@ -17,14 +17,15 @@ from vdnn.layers.window import Window
 Array = Any
 Pair = tuple[int, int]
 SHORT = 512  # channels
+LONG = 4 * CHUNK  # elements of y in a block of rows: short calls cost more in handing Python's lock to and fro
 
 
 class _Blocks:
-    """y: (N, P, Q, C) in blocks that stay in cache: whole images, or some rows of one."""
+    """y: (N, P, Q, C) in blocks that the caches hold: whole images, or some rows of one."""
 
     def __init__(self, N: int, P: int, Q: int, C: int) -> None:
         self.images = max(1, CHUNK // (P * Q * C))
-        self.step = min(P, max(1, CHUNK // (Q * C)))
+        self.step = -(-P // -(-P // max(1, LONG // (Q * C))))  # near-equal blocks
         self.size = min(N, self.images) * self.step * Q * C  # elements of the largest block
         self.groups = [slice(n, min(n + self.images, N)) for n in range(0, N, self.images)]
         self.rows = [(p, min(p + self.step, P)) for p in range(0, P, self.step)]
@@ -53,14 +54,14 @@ class PoolKernels(Sharing):
 
     def max_pool_workspace(self, dtype: str, y: tuple[int, ...]) -> int:
         """Bytes of scratch that max_pool needs if it writes indices."""
-        return self.threads * carved_bytes((_blocks_of(y).size, "uint8"))
+        return self.threads * carved_bytes(*2 * ((_blocks_of(y).size, "uint8"),))
 
     def max_pool(self, x: Array, y: Array, indices: Array | None, window: Window, workspace: Array | None) -> None:
         """y = the largest of each window, NaN if it holds one; indices: uint8, k of the first that is largest."""
         x, y = _last(x), _last(y)
         indices = None if indices is None else _last(indices)
         blocks, routine = _Blocks(*y.shape), self.routines.max_pool
-        each = carved_bytes((blocks.size, "uint8"))
+        each = carved_bytes(*2 * ((blocks.size, "uint8"),))
 
         def work(task: int, worker: int) -> None:
             images, rows = blocks[task]

@@ -21,23 +21,22 @@ INTEGER = {4: np.dtype("int32"), 8: np.dtype("int64")}
 def max_pool(x: Array, y: Array, index: Array | None, window: Window, rows: Pair, scratch: Array | None) -> None:
     """y and index of output rows rows[0] .. rows[1] - 1 of some images; x: (n, H, W, C), y: (n, rows, Q, C).
 
-    index needs scratch for a byte per element of y.
+    index needs scratch for two bytes per element of y.
     """
-    is_empty = True
-    for _, out, into in window.positions(x.shape[1:3], rows, y.shape[2]):
-        part = y[out]
-        if is_empty and part.shape == y.shape:
-            np.copyto(y, x[into])
-        else:
-            if is_empty:
-                y[...] = -np.inf
-            np.maximum(part, x[into], out=part)
-        is_empty = False
-    if is_empty:  # a dilated window may step over all of a small x
+    positions = [(out, into) for _, out, into in window.positions(x.shape[1:3], rows, y.shape[2])]
+    whole = [into for out, into in positions if y[out].shape == y.shape]
+    done = whole[:2]
+    if len(done) == 2:
+        np.maximum(x[done[0]], x[done[1]], out=y)
+    elif done:
+        np.copyto(y, x[done[0]])
+    else:  # a dilated window may even step over all of a small x
         y[...] = -np.inf
+    for out, into in positions:
+        if into not in done:
+            np.maximum(y[out], x[into], out=y[out])
     if index is not None and scratch is not None:
-        (match,) = carve(scratch, (y.size, "uint8"))
-        _winners(x, y, index, window, rows, match)
+        _winners(x, y, index, window, rows, *carve(scratch, (y.size, "uint8"), (y.size, "uint8")))
 
 
 def max_pool_backward(
@@ -56,16 +55,25 @@ def max_pool_backward(
     """
     size = dy[:, slice(*blocks[0])].size
     term, mask, match, found = carve(scratch, *backward_specs(dx.dtype, size))
-    dx[...] = 0
+    tiled = _are_tiles(window)
+    if not tiled:
+        dx[...] = 0
     for rows in blocks:
         gradient = dy[:, slice(*rows)]
         if index is not None:
             winners = index[:, slice(*rows)]
         else:
             winners = like(found, gradient)
-            _winners(x, y[:, slice(*rows)], winners, window, rows, match)
+            _winners(x, y[:, slice(*rows)], winners, window, rows, match, term.view("uint8"))
+        if tiled:
+            _place(gradient, winners, dx, window, rows[0], scratch)
+            continue
         for k, out, into in window.positions(dx.shape[1:3], rows, dy.shape[2]):
             _spread(gradient[out], winners[out], k, dx[into], term, mask, match)
+    if tiled:
+        (R, S), (_, P, Q, _) = window.size, dy.shape
+        dx[:, P * R :] = 0
+        dx[:, : P * R, Q * S :] = 0
 
 
 def backward_specs(dtype: Any, size: int) -> tuple[tuple[int, Any], ...]:
@@ -74,20 +82,51 @@ def backward_specs(dtype: Any, size: int) -> tuple[tuple[int, Any], ...]:
     return (size, kind), (size, INTEGER[kind.itemsize]), (size, "uint8"), (size, "uint8")
 
 
-def _winners(x: Array, y: Array, index: Array, window: Window, rows: Pair, match: Array) -> None:
+def _winners(x: Array, y: Array, index: Array, window: Window, rows: Pair, match: Array, alive: Array) -> None:
     """index = the least k whose x is not below y, for a block of output rows; y NaN: the first k inside x.
 
-    In numbers of one byte: `x < y` gives 1 or 0, minus that 255 or 0, so 255 stands for "not here", and the least
-    over all k is the winner.
+    That is the number of positions before it: of those up to which all were below y or outside x.  Nothing inside x,
+    which takes dilation: 255.
     """
-    index[...] = 255
-    for k, out, into in window.positions(x.shape[1:3], rows, y.shape[2]):
-        part = index[out]
-        m = like(match, part)
-        np.less(x[into], y[out], out=m.view(bool))
-        np.negative(m, out=m)
-        np.bitwise_or(m, np.uint8(k), out=m)
-        np.minimum(part, m, out=part)
+    R, S = window.size
+    is_dilated = window.dilation != (1, 1)
+    places = {k: (out, into) for k, out, into in window.positions(x.shape[1:3], rows, y.shape[2])}
+    below, none = like(match, index), like(alive, index)  # at k; at all positions up to k
+    for k in range(R * S if is_dilated else R * S - 1):  # where all before the last are below y, the last is not
+        out, into = places.get(k, (None, None))
+        if into is None or below[out].shape != below.shape:
+            below[...] = 1
+        if into is not None:
+            np.less(x[into], y[out], out=below[out].view(bool))
+        if k == 0:
+            np.copyto(none, below)
+            np.copyto(index, below)
+        else:
+            np.bitwise_and(none, below, out=none)
+            np.add(index, none, out=index)
+    if R * S == 1 and not is_dilated:
+        index[...] = 0
+    if is_dilated:
+        np.negative(none, out=none)
+        np.bitwise_or(index, none, out=index)
+
+
+def _are_tiles(window: Window) -> bool:
+    """Whether windows lie side by side from the first element on, and are small enough for the scratch of `_place`."""
+    R, S = window.size
+    return window.stride == (R, S) and window.padding == (0, 0) and window.dilation == (1, 1) and R * S <= 4
+
+
+def _place(dy: Array, index: Array, dx: Array, window: Window, first: int, scratch: Array) -> None:
+    """dx = dy where index == k and 0 elsewhere, for windows side by side, rows of y from `first` on."""
+    (R, S), (n, P, Q, C) = window.size, dy.shape
+    target = dx[:, first * R : (first + P) * R, : Q * S].view(INTEGER[dx.itemsize]).reshape(n, P, R, Q, S, C)
+    m = scratch[: dy.size * R * S].reshape(target.shape)  # in place of the term of `_spread`
+    numbers = np.arange(R * S, dtype=np.uint8).reshape(R, 1, S, 1)
+    np.equal(index[:, :, None, :, None], numbers, out=m.view(bool))
+    np.negative(m, out=m)
+    np.copyto(target, m.view(np.int8))
+    np.bitwise_and(target, dy.view(target.dtype)[:, :, None, :, None], out=target)
 
 
 def _spread(dy: Array, index: Array, k: int, dx: Array, term: Array, mask: Array, match: Array) -> None:

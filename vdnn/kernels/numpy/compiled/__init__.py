@@ -1,6 +1,6 @@
 """The routines of `routines.py` compiled by Numba, which importing this needs.
 
-Each equals NumPy's: bit for bit, but for sums, whose terms are added in another order.
+Each equals NumPy's: bit for bit, but for sums, whose terms are added in another order, and signs of zeros.
 """
 
 from __future__ import annotations
