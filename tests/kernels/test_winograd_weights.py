@@ -7,6 +7,7 @@ import pytest
 from reference import Case, worst
 
 from vdnn.kernels.numpy import NumpyKernels, winograd_plan
+from vdnn.kernels.numpy.conv import kept_workspace
 from vdnn.kernels.numpy.transforms import TRANSFORMS
 from vdnn.kernels.numpy.winograd_plan import weights_plan
 
@@ -21,9 +22,11 @@ def way(request, monkeypatch):
     """The name of a way through the work, of which every piece is small."""
     for name, value in WAYS[request.param].items():
         monkeypatch.setattr(winograd_plan, name, value)
-    weights_plan.cache_clear()
+    for kept in (weights_plan, kept_workspace):
+        kept.cache_clear()
     yield request.param
-    weights_plan.cache_clear()
+    for kept in (weights_plan, kept_workspace):
+        kept.cache_clear()
 
 
 def gradient(taps, algorithm, threads=2, beyond=0):

@@ -232,7 +232,7 @@ class ConvKernels(Sharing):
 
     def _needed(self, phase: str, g: Geometry, algorithm: str) -> int:
         """Bytes of workspace.  Raises ValueError if there is no such algorithm."""
-        needed = _kept_workspace(phase, g, algorithm, self.threads)
+        needed = kept_workspace(phase, g, algorithm, self.threads)
         if needed is None or (self.exact and algorithm not in EXACT):
             names = ", ".join(self._rates(phase, g))
             raise ValueError(f"no algorithm {algorithm!r} for {phase} of {g}: {names}")
@@ -240,6 +240,6 @@ class ConvKernels(Sharing):
 
 
 @lru_cache(maxsize=4096)
-def _kept_workspace(phase: str, g: Geometry, algorithm: str, threads: int) -> int | None:
+def kept_workspace(phase: str, g: Geometry, algorithm: str, threads: int) -> int | None:
     """Bytes of workspace; None if there is no such algorithm.  Calls look here every time."""
     return workspace_of(phase, g, algorithm, threads) if algorithm in algorithms_of(phase, g) else None

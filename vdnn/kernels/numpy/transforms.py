@@ -35,18 +35,29 @@ class Program:
         self.text = text
         self.statements = [parse(line) for line in text.replace(";", "\n").splitlines() if line.strip()]
         self.temporaries = len({"t", "u"} & {target for target, *_ in self.statements})
+        self._numbers: dict[str, list[Array]] = {}
 
     def run(self, temporaries: Sequence[Array], **arrays: Sequence[Array]) -> None:
         """Run on arrays by letter, x=[...] being x0, x1, ...; the temporaries have the shape of each."""
         names = {f"{letter}{i}": array for letter, items in arrays.items() for i, array in enumerate(items)}
+        numbers = self.numbers(next(iter(names.values())).dtype)
         names.update(zip("tu", temporaries, strict=False))
-        for target, operation, first, second in self.statements:
-            # a number of the arrays' own type: one of Python's would be cast through a buffer
-            value = names[second] if isinstance(second, str) else names[first].dtype.type(second)
+        for (target, operation, first, second), value in zip(self.statements, numbers, strict=True):
             if operation == "=":
                 numpy.copyto(names[target], names[first])
             else:
-                OPERATIONS[operation](names[first], value, out=names[target])
+                other = names[second] if isinstance(second, str) else value
+                OPERATIONS[operation](names[first], other, names[target])
+
+    def numbers(self, dtype: Any) -> list[Array]:
+        """Of each statement its number, 0 if it has none, as an array of the type: a number of Python's would be cast
+        through a buffer, and a scalar of NumPy's made into an array, at each use.
+        """
+        found = self._numbers.get(dtype.char)
+        if found is None:
+            found = [numpy.array(0 if isinstance(second, str) else second, dtype) for *_, second in self.statements]
+            self._numbers[dtype.char] = found
+        return found
 
 
 def parse(line: str) -> tuple[str, str, str, str | Fraction]:
