@@ -33,8 +33,10 @@ from vdnn.layers.base import Algorithm, Array, Shape
 
 WINOGRAD = {"winograd2": 2, "winograd4": 4}  # outputs per tile and axis
 EXACT = ("direct", "pack")
-# channels at which the transforms take half of the time; compiled, they take less
-HALF_RATE = {False: {"winograd2": 100, "winograd4": 170}, True: {"winograd2": 40, "winograd4": 80}}
+# Channels at which the transforms take half of the time; compiled they take less
+HALF_RATE = {"winograd2": 100, "winograd4": 170}
+COMPILED_HALF_RATE = {"winograd2": (40, 90), "winograd4": (80, 150)}  # of the other passes, of backward_weights
+WORTH = 0.75
 FEW_TILES = 90  # with so many in all, compiled transforms of the filter take as long as the rest
 GEMM_WORKSPACE = {
     "forward": conv_gemm.forward_workspace,
@@ -47,18 +49,18 @@ def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, floa
     """The algorithms worth having for this phase and their rates: direct arithmetic per second over a plain GEMM's.
 
     The rates, other ones if `fast`, are fitted to measurements at one thread, 16 to 512 channels: shallow layers are
-    bound by packing and transforms.  Winograd is left out where in NumPy it would be slower than "direct", or too far
-    off, "pack" where it is cut up like "direct".
+    bound by packing and transforms.  Winograd is left out where in NumPy it would be much slower than "direct", or too
+    far off, "pack" where it is cut up like "direct".
     """
     if g.is_pointwise:
         return {"direct": 0.95}
-    depth = max(1.0, min(g.C * g.taps[0] * g.taps[1] / 9, g.K))
+    depth, channels = max(1.0, min(g.C * g.taps[0] * g.taps[1] / 9, g.K)), min(g.C, g.K)
     rates = {"direct": 0.8 * depth / (depth + 16), "pack": 0.9 * depth / (depth + 16)}
     for name, m in WINOGRAD.items():
         if not winograd_plan.applies(g, m):
             continue
-        rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[False][name])
-        if rate > rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
+        rate = winograd_plan.gain(g, m) * channels / (channels + HALF_RATE[name])
+        if rate > WORTH * rates["direct"] and relative_error(phase, g, m) < TOLERANCE:
             rates[name] = rate
     if GEMM_WORKSPACE[phase](g, "direct", 1) == GEMM_WORKSPACE[phase](g, "pack", 1):
         del rates["pack"]
@@ -71,7 +73,8 @@ def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> di
     for name, m in WINOGRAD.items():
         if name in names:
             tiles = g.N * ceil_div(g.outputs[0], m) * ceil_div(g.outputs[1], m)
-            rate = winograd_plan.gain(g, m) * depth / (depth + HALF_RATE[True][name])
+            half, channels = COMPILED_HALF_RATE[name][phase == "backward_weights"], min(g.C, g.K)
+            rate = winograd_plan.gain(g, m) * channels / (channels + half)
             rates[name] = rate * tiles / (tiles + FEW_TILES)
     return rates
 
