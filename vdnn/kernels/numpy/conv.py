@@ -37,7 +37,9 @@ EXACT = ("direct", "pack")
 HALF_RATE = {"winograd2": 100, "winograd4": 170}
 COMPILED_HALF_RATE = {"winograd2": (40, 90), "winograd4": (80, 150)}  # of the other passes, of backward_weights
 WORTH = 0.75
-FEW_TILES = 90  # with so many in all, compiled transforms of the filter take as long as the rest
+# With so many tiles in all, compiled transforms of the filter take as long as the rest; with so many pixels, its copying
+FEW_TILES = (60, 15)  # of the other passes, of backward_weights
+FEW_PIXELS = 150
 GEMM_WORKSPACE = {
     "forward": conv_gemm.forward_workspace,
     "backward_data": conv_gemm.data_workspace,
@@ -69,13 +71,15 @@ def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, floa
 
 def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> dict[str, float]:
     """The rates of what is compiled."""
-    rates = {"direct": 1.1 * depth / (depth + 8)} if direct.applies(phase, g) else {}
+    rates, is_weights, pixels = {}, phase == "backward_weights", g.N * g.outputs[0] * g.outputs[1]
+    if direct.applies(phase, g):
+        rates["direct"] = 1.1 * depth / (depth + 8) * pixels / (pixels + FEW_PIXELS)
     for name, m in WINOGRAD.items():
         if name in names:
             tiles = g.N * ceil_div(g.outputs[0], m) * ceil_div(g.outputs[1], m)
-            half, channels = COMPILED_HALF_RATE[name][phase == "backward_weights"], min(g.C, g.K)
+            half, channels = COMPILED_HALF_RATE[name][is_weights], min(g.C, g.K)
             rate = winograd_plan.gain(g, m) * channels / (channels + half)
-            rates[name] = rate * tiles / (tiles + FEW_TILES)
+            rates[name] = rate * tiles / (tiles + FEW_TILES[is_weights])
     return rates
 
 

@@ -26,6 +26,7 @@ TASKS, ENOUGH = 16, 8
 SMALL = 4 * 10**6  # products of a task: less than 0.1 ms
 PARTIALS = 384 * 2**10  # bytes of partial sums of the filter's gradient, those of the first part aside
 MOST, LEAST = 512, 48  # pixels of a box
+FEW = 160  # of one whose channels the L1 cache is to hold
 
 
 class DirectPlan(NamedTuple):
@@ -109,7 +110,7 @@ def weights_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: 
     cut = tuple(spans(K, height)), parts
     block = min(K, height) * rows.taps * padded if is_ragged else 0
     copies = is_ragged or groups > 1 or not (is_inside(rows) and is_inside(columns))
-    return _fitted(N, rows, columns, C, dtype, cut, lanes, block, copies)
+    return _fitted(N, rows, columns, C, dtype, cut, lanes, block, copies, FEW)
 
 
 def tasks(N: int, rows: Window, columns: Window, C: int, K: int) -> int:
@@ -133,10 +134,14 @@ def _fitted(
     width: int,
     block: int,
     copies: bool,
+    most: int = MOST,
 ) -> DirectPlan | None:
-    """The plan with the largest boxes that fit.  cut: spans of result channels, and the parts of the pixels."""
+    """The plan with the largest boxes that fit, of at most so many pixels, unless a row has more.
+
+    cut: spans of result channels, and the number of parts of the pixels.
+    """
     blocks, wanted = cut
-    pixels = min(MOST, max(LEAST, ceil_div(N * rows.outputs * columns.outputs, wanted)))
+    pixels = min(most, max(LEAST, ceil_div(N * rows.outputs * columns.outputs, wanted)))
     while pixels >= LEAST:
         boxes = tiles(N, rows.outputs, columns.outputs, pixels)
         images, high, wide = (max(b - a for a, b in cuts) for cuts in (boxes.images, boxes.rows, boxes.columns))

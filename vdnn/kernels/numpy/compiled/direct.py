@@ -16,7 +16,7 @@ from vdnn.layers.base import Array
 
 many, one = over_terms(ROWS, VECTORS), over_terms(ROWS, 1)
 Numbers = tuple[int, ...]
-WIDE = VECTORS * VECTOR  # bytes
+TERMS = 192  # rows of the filter's block
 
 
 @compiled
@@ -135,36 +135,30 @@ def find(target: Numbers, box: Array, places: Array) -> int:
 
 
 @compiled
-def multiply_pixels(x: Array, places: Array, pixels: int, window: Numbers, pixel: int, row: int, C: int, filters: Array,
-                    width: int, y: Array, targets: Array, count: int, bias: Array, line: Array) -> None:  # fmt: skip
-    """Pixels of y = bias + what they see of x times the filters: (taps * C, width).
+def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numbers, pixel: int, row: int, C: int,
+                    filters: Array, width: int, sums: Array, targets: Array, bias: Array) -> None:  # fmt: skip
+    """Sums of pixels first .. last - 1, at targets from the first on, = bias + what they see of x times the filters.
 
-    Where `count` channels are no whole vectors, sums are made in a line of their own.
+    filters: (taps * C, width); so many rows of it are taken at a time as the L1 cache holds beside the sums.
     """
     R, _, row_dilation, _, S, _, dilation, _ = window
     lanes = VECTOR // x.itemsize
-    parts, terms = (1, S * C) if dilation == 1 and pixel == C else (S, C)
-    is_whole = count == width
-    across = pixel * dilation
-    in_line = numpy.arange(ROWS) * width
-    sums, spots = (y, targets) if is_whole else (line, in_line)
-    for first in range(0, pixels, ROWS):
-        to = first if is_whole else 0
-        for v in range(0, width, WIDE // x.itemsize):
-            is_one = v + lanes >= width
-            begins, start = 1, v
-            for r in range(R):
-                for s in range(parts):
-                    shift = r * row_dilation * row + s * across
+    parts, length = (1, S * C) if dilation == 1 and pixel == C else (S, C)
+    pieces = (length + TERMS - 1) // TERMS
+    step = (length + pieces - 1) // pieces
+    for v in range(0, width, VECTORS * lanes):
+        is_one, begins = v + lanes >= width, 1
+        for part in range(R * parts):
+            shift = part // parts * row_dilation * row + part % parts * dilation * pixel
+            for term in range(0, length, step):
+                at, start, terms = shift + term, (part * length + term) * width + v, min(step, length - term)
+                for p in range(first, last, ROWS):
+                    q = p - first
                     if is_one:
-                        one(x, places, first, shift, filters, start, width, sums, spots, to, v, begins, bias, terms)
+                        one(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias, terms)
                     else:
-                        many(x, places, first, shift, filters, start, width, sums, spots, to, v, begins, bias, terms)
-                    begins = 0
-                    start += terms * width
-        if not is_whole:
-            for p in range(min(ROWS, pixels - first)):
-                copy(line, p * width, count, count, y, targets[first + p])
+                        many(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias, terms)
+                begins = 0
 
 
 @compiled
@@ -172,13 +166,21 @@ def gather(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: boo
            width: int, bias: Array, y: Array, target: Numbers, piece: Array, most: int) -> None:  # fmt: skip
     """y of some boxes and of `count` channels = bias + the windows over x times the filters: (taps * C, width).
 
-    bias has `width` elements.  most: pixels of the largest box.
+    bias has `width` elements.  most: pixels of the largest box.  Where channels are no whole vectors, sums are made in
+    a line of their own.
     """
     places, targets = numpy.empty(most + ROWS, numpy.int64), numpy.empty(most + ROWS, numpy.int64)
-    line = numpy.empty(ROWS * width, x.dtype)
+    line, in_line = numpy.empty(ROWS * width, x.dtype), numpy.arange(ROWS) * width
     seen, pixel = (piece, source[4]) if copies else (x, source[2])
     C = source[4]
     for box in boxes:
         row = see(x, source, window, box, copies, piece, places)
         pixels = find(target, box, targets)
-        multiply_pixels(seen, places, pixels, window, pixel, row, C, filters, width, y, targets, count, bias, line)
+        if count == width:
+            multiply_pixels(seen, places, 0, pixels, window, pixel, row, C, filters, width, y, targets, bias)
+            continue
+        for first in range(0, pixels, ROWS):
+            last = min(first + ROWS, pixels)
+            multiply_pixels(seen, places, first, last, window, pixel, row, C, filters, width, line, in_line, bias)
+            for p in range(first, last):
+                copy(line, (p - first) * width, count, count, y, targets[p])
