@@ -192,7 +192,7 @@ def layer_rows(lines: list[Line], layers: dict[str, LayerTimes]) -> Iterator[tup
 @click.option("--only", multiple=True, help="Of the networks only the one of that name; may be given again.")
 @click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(2, 1), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--seconds", default=45.0, show_default=True, help="No round begins later, once there are three.")
+@click.option("--seconds", default=10.0, show_default=True, help="No round begins later, once there are three.")
 @click.option("--peaks/--no-peaks", "with_peaks", default=True, help="Peak resident sets, by processes of their own.")
 @click.option("--layers", is_flag=True, help="Print the slowest layers also where no limit is missed.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/cpu_speed.csv]")

@@ -31,7 +31,8 @@ def test_plan_says_what_is_on_disk():
     assert figures["spilled"]
     assert figures["fits"] is True
     assert figures["offloaded_bytes"] == whole["offloaded_bytes"]
-    assert figures["step_seconds"] > whole["step_seconds"]
+    least = json.loads(run("plan", *ON_HOST, "--host-budget", "0", "--json").stdout)
+    assert least["step_seconds"] > figures["step_seconds"] >= whole["step_seconds"]  # what is copied last is not hidden
 
 
 def test_for_people_it_says_the_budget_and_the_file_and_the_tier_of_each_tensor():
