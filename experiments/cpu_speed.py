@@ -43,7 +43,7 @@ REST = 0.06  # seconds
 BLOCK, MOST = 0.4, 5  # seconds of timed steps in a row, and at most so many steps
 WARM = 1.0  # seconds: before steps that are shorter comes one that does not count
 SLOW = 3.0  # seconds: of what takes longer one step comes first, else two
-FEWEST = 3  # rounds, however long they take
+FEWEST = (3, 2)  # rounds, however long they take: with the first number of threads, with others
 QUICK = {"vgg11": 32, "resnet18": 32, "resnet20": 16}  # rows and columns
 
 
@@ -124,11 +124,11 @@ class Study:
         name = f"torch {layout} {sgd}"
         return Side(name, lambda: model.step(sgd), lambda: of_torch(model.layer_seconds(sgd)), "", layout, sgd)
 
-    def run(self, rounds: int, seconds: float) -> None:
-        """So many rounds, or as many as begin within these seconds, but at least three."""
+    def run(self, rounds: int, fewest: int, seconds: float) -> None:
+        """So many rounds, or as many as begin within these seconds, but so many at least."""
         until = time.perf_counter() + seconds
         for number in range(rounds):
-            if number >= min(FEWEST, rounds) and time.perf_counter() > until:
+            if number >= min(fewest, rounds) and time.perf_counter() > until:
                 break
             first = number % len(self.sides)  # none always follows the same other one
             before, began = busy_seconds(), time.perf_counter()
@@ -163,19 +163,22 @@ def peaks(case: Case, threads: int, steps: int) -> dict[str, int]:
 
 
 def measured(
-    case: Case, threads: int, rounds: int, seconds: float, with_peaks: bool
+    case: Case, threads: int, rounds: int, seconds: float, is_first: bool, with_peaks: bool
 ) -> tuple[list[Line], dict[str, LayerTimes]]:
-    """(a line of every side, the times of layers) of one network with one number of threads."""
+    """(a line of every side, the times of layers) of one network with one number of threads.
+
+    Layers and peaks are those with the first number of threads.
+    """
     with ExitStack() as stack:
         study = Study(case, threads, stack)
-        study.run(rounds, seconds)
+        study.run(rounds, FEWEST[0 if is_first else 1], seconds)
         slow = max(median(side.seconds) for side in study.sides) > WARM
-        layers = study.layer_times(1 if slow else 3)
+        layers = study.layer_times(1 if slow else 3) if is_first else {}
         lines = list(study.lines())
         study.sides.clear()
         study.models.clear()
     gc.collect()
-    found = peaks(case, threads, 2) if with_peaks else {}
+    found = peaks(case, threads, 2) if is_first and with_peaks else {}
     return [line.with_peak(found.get(line.side, 0)) for line in lines], layers
 
 
@@ -192,7 +195,12 @@ def layer_rows(lines: list[Line], layers: dict[str, LayerTimes]) -> Iterator[tup
 @click.option("--only", multiple=True, help="Of the networks only the one of that name; may be given again.")
 @click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(2, 1), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--seconds", default=10.0, show_default=True, help="No round begins later, once there are three.")
+@click.option(
+    "--seconds",
+    default=10.0,
+    show_default=True,
+    help="No round begins later, once there are three, or two with another number of threads.",
+)
 @click.option("--peaks/--no-peaks", "with_peaks", default=True, help="Peak resident sets, by processes of their own.")
 @click.option("--layers", is_flag=True, help="Print the slowest layers also where no limit is missed.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/cpu_speed.csv]")
@@ -218,7 +226,7 @@ def main(
     out = out or (None if quick else record.RESULTS / "cpu_speed.csv")
     for case in cases:
         for count in threads:
-            lines, times = measured(case, count, rounds, seconds, with_peaks and count == threads[0])
+            lines, times = measured(case, count, rounds, seconds, count == threads[0], with_peaks)
             rows += [line.cells(lines) for line in lines]
             by_layer += layer_rows(lines, times)
             wrong += faults(lines)
@@ -226,7 +234,7 @@ def main(
             short = [] if quick else missed(lines)
             for text in short:
                 console.print(f"missed: {text}", highlight=False)
-            if layers or short:
+            if times and (layers or short):
                 console.print(slowest(times))
             if out:  # after every network: what was measured is kept if a later one fails
                 facts = processor(), f"PyTorch {torch.__version__}", f"{time.perf_counter() - began:.0f} s in all"
