@@ -74,6 +74,8 @@ def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> di
     rates, is_weights, pixels = {}, phase == "backward_weights", g.N * g.outputs[0] * g.outputs[1]
     if direct.applies(phase, g):
         rates["direct"] = 1.1 * depth / (depth + 8) * pixels / (pixels + FEW_PIXELS)
+        if "pack" in names:
+            rates["pack"] = 0.8 * rates["direct"]
     for name, m in WINOGRAD.items():
         if name in names:
             tiles = g.N * ceil_div(g.outputs[0], m) * ceil_div(g.outputs[1], m)
