@@ -54,6 +54,13 @@ def test_numba_is_used_where_it_is_there(monkeypatch):
     assert NumpyKernels(1, fast=True).fast
 
 
+def test_a_plan_is_made_without_importing_numba():
+    pytest.importorskip("numba", exc_type=ImportError)
+    code = "import sys, vdnn; vdnn.plan(vdnn.models.digits_vgg(), 'vdnn_all'); sys.exit('numba' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "VDNN_FAST"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(vdnn.__file__).parents[1])
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_algorithms_and_their_workspaces_are_the_same_with_and_without(phase):
     pytest.importorskip("numba", exc_type=ImportError)

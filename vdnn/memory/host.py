@@ -78,7 +78,9 @@ class HostDevice(Device):
     ) -> None:
         if link_bandwidth is not None and link_bandwidth <= 0:
             raise ValueError(f"link_bandwidth={link_bandwidth}: bytes per second, more than 0")
-        super().__init__(network, optimizer, NumpyKernels(threads, exact=exact), poison, delay, checked)
+        kernels = NumpyKernels(threads, exact=exact)
+        _ = kernels.routines  # what they import is there before the first step, and before memory is counted
+        super().__init__(network, optimizer, kernels, poison, delay, checked)
         self.link_bandwidth, self.folder = link_bandwidth, spill
         self.streams = Streams()
         self._cost: tuple[Any, Cost] | None = None  # of which optimizer

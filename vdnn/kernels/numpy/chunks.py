@@ -44,8 +44,12 @@ class Sharing(Workers):
 
     @property
     def fast(self) -> bool:
-        """Whether the compiled routines run."""
-        return self.routines.fast
+        """Whether the compiled routines run, or, before any has run, are to; that needs no import of Numba."""
+        if "routines" in vars(self):
+            return self.routines.fast
+        from vdnn.kernels.numpy.routines import are_wanted
+
+        return are_wanted(self.wants_fast)
 
     def estimate(self, passes: int, *arrays: Array) -> float:
         """Roughly the seconds that a routine takes one thread; passes: how often NumPy's goes over the arrays."""

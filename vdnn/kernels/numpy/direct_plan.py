@@ -33,7 +33,8 @@ class DirectPlan(NamedTuple):
     """How one convolution, of one group, is cut up.
 
     blocks  spans of result channels
-    parts   tables (boxes, 6) of a task's boxes of pixels, as window.Tile has them
+    boxes   of pixels
+    parts   spans of their numbers: each is a task with each block
     width   elements of a row of the filter's block: whole vectors
     block   elements of a block of the filter, or of its gradient where that cannot be added up in place
     copies  whether what a box sees is copied
@@ -42,7 +43,8 @@ class DirectPlan(NamedTuple):
     """
 
     blocks: tuple[Pair, ...]
-    parts: tuple[Array, ...]
+    boxes: Tiles
+    parts: tuple[Pair, ...]
     width: int
     block: int
     copies: bool
@@ -146,14 +148,16 @@ def _fitted(
         boxes = tiles(N, rows.outputs, columns.outputs, pixels)
         images, high, wide = (max(b - a for a, b in cuts) for cuts in (boxes.images, boxes.rows, boxes.columns))
         piece = (images * seen(rows, high) * seen(columns, wide) * C + lanes_of(dtype)) * copies
-        found = DirectPlan(blocks, (), width, block, copies, piece, images * high * wide, dtype)
+        parts = tuple(spans(len(boxes), ceil_div(len(boxes), wanted)))
+        found = DirectPlan(blocks, boxes, parts, width, block, copies, piece, images * high * wide, dtype)
         if found.scratch <= LIMIT:
-            return found._replace(parts=parts_of(boxes, wanted))
+            return found
         pixels = pixels * 3 // 4
     return None
 
 
-def parts_of(boxes: Tiles, wanted: int) -> tuple[Array, ...]:
-    """The boxes' tables, in near-equal consecutive parts."""
-    cuts = spans(len(boxes), ceil_div(len(boxes), wanted))
-    return tuple(numpy.array(boxes[a:b], numpy.int64) for a, b in cuts)
+@lru_cache(maxsize=1024)
+def cuts_of(boxes: Tiles) -> tuple[Array, Array, Array]:
+    """Where images, rows and columns of the boxes begin and end: (number, 2) each; made when a plan first runs."""
+    images, rows, columns = (numpy.array(cuts, numpy.int64) for cuts in (boxes.images, boxes.rows, boxes.columns))
+    return images, rows, columns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from vdnn.kernels.numpy import elementwise, norm_passes, pool_windows, update, winograd_tiles
 
@@ -48,13 +49,22 @@ class Routines:
     adam = staticmethod(update.adam)
 
 
+def are_wanted(fast: bool | None = None) -> bool:
+    """Whether `routines` would try to compile; without importing Numba, which takes longer than to plan a step."""
+    if fast is not None:
+        return fast
+    try:
+        return os.environ.get("VDNN_FAST", "1") != "0" and find_spec("numba") is not None
+    except ImportError:  # from an importer that knows of none
+        return False
+
+
 def routines(fast: bool | None = None) -> Routines:
     """The compiled routines if `fast`, NumPy's if not; None: compiled if Numba can be imported and VDNN_FAST is not 0.
 
     Raises ImportError if fast is True and Numba cannot be imported.
     """
-    wanted = os.environ.get("VDNN_FAST", "1") != "0" if fast is None else fast
-    if not wanted:
+    if not are_wanted(fast):
         return Routines()
     try:
         import numba  # noqa: F401

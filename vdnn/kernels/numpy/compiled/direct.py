@@ -16,6 +16,7 @@ from vdnn.layers.base import Array
 
 many, one = over_terms(ROWS, VECTORS), over_terms(ROWS, 1)
 Numbers = tuple[int, ...]
+Cuts = tuple[Array, Array, Array]
 TERMS = 192  # rows of the filter's block
 
 
@@ -91,7 +92,15 @@ def copy_box(x: Array, source: Numbers, top: int, left: int, n: int, rows: int, 
 
 
 @compiled
-def see(x: Array, source: Numbers, window: Numbers, box: Array, copies: bool, piece: Array, places: Array) -> int:
+def box_of(index: int, images: Array, rows: Array, columns: Array) -> Numbers:
+    """The box of that number, as window.Tile has it; images, rows, columns: where they begin and end."""
+    above, w = index // len(columns), index % len(columns)
+    n, h = above // len(rows), above % len(rows)
+    return images[n, 0], images[n, 1], rows[h, 0], rows[h, 1], columns[w, 0], columns[w, 1]
+
+
+@compiled
+def see(x: Array, source: Numbers, window: Numbers, box: Numbers, copies: bool, piece: Array, places: Array) -> int:
     """Copy what a box of pixels sees, if it `copies`, and note where each pixel's first tap is: in piece, or in x.
 
     window: taps, step, dilation and offset of rows, the same of columns.  Gives the elements of a row of the source.
@@ -119,7 +128,7 @@ def see(x: Array, source: Numbers, window: Numbers, box: Array, copies: bool, pi
 
 
 @compiled
-def find(target: Numbers, box: Array, places: Array) -> int:
+def find(target: Numbers, box: Numbers, places: Array) -> int:
     """Where the pixels of a box lie; target: start, and strides of images, rows and columns.  Gives their number."""
     start, image, row, column = target
     n0, n1, h0, h1, w0, w1 = box
@@ -162,8 +171,9 @@ def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numb
 
 
 @compiled
-def gather(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: bool, filters: Array, count: int,
-           width: int, bias: Array, y: Array, target: Numbers, piece: Array, most: int) -> None:  # fmt: skip
+def gather(x: Array, source: Numbers, window: Numbers, span: Numbers, cuts: Cuts, copies: bool, filters: Array,
+           count: int, width: int, bias: Array, y: Array, target: Numbers, piece: Array,
+           most: int) -> None:  # fmt: skip
     """y of some boxes and of `count` channels = bias + the windows over x times the filters: (taps * C, width).
 
     bias has `width` elements.  most: pixels of the largest box.  Where channels are no whole vectors, sums are made in
@@ -173,7 +183,8 @@ def gather(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: boo
     line, in_line = numpy.empty(ROWS * width, x.dtype), numpy.arange(ROWS) * width
     seen, pixel = (piece, source[4]) if copies else (x, source[2])
     C = source[4]
-    for box in boxes:
+    for index in range(*span):
+        box = box_of(index, *cuts)
         row = see(x, source, window, box, copies, piece, places)
         pixels = find(target, box, targets)
         if count == width:

@@ -6,6 +6,7 @@ from vdnn.kernels.numpy.compiled.direct import gather, lay_columns, lay_rows
 from vdnn.kernels.numpy.compiled.direct_weights import weigh
 from vdnn.kernels.numpy.compiled.winograd import no_bias
 from vdnn.kernels.numpy.direct import Pair, Sweep, Weighing
+from vdnn.kernels.numpy.direct_plan import cuts_of
 from vdnn.layers.base import Array
 
 
@@ -13,10 +14,8 @@ class DirectRoutines:
     """What NumPy has no form of: it packs matrices instead (vdnn.kernels.numpy.gemm)."""
 
     @staticmethod
-    def gather(
-        sweep: Sweep, boxes: Array, block: Pair, arrays: tuple[Array, ...], filters: Array, piece: Array
-    ) -> None:
-        """A block of the result's channels for some boxes of pixels; arrays: source, filter, bias and result, flat."""
+    def gather(sweep: Sweep, part: Pair, block: Pair, arrays: tuple[Array, ...], filters: Array, piece: Array) -> None:
+        """A block of the result's channels for a part of the pixels; arrays: source, filter, bias and result, flat."""
         x, w, bias, y = arrays
         plan, (first, last), (inner, outer) = sweep.plan, block, sweep.steps
         count, start = last - first, sweep.start + first * outer
@@ -28,15 +27,14 @@ class DirectRoutines:
             lay_columns(w, start, sweep.taps, sweep.source[4], inner, count, plan.width, filters)
         else:
             lay_rows(w, start, outer, outer, count, plan.width, filters)
-        target, sizes = (sweep.target[0] + first, *sweep.target[1:]), (count, plan.width)
-        gather(
-            x, sweep.source, sweep.window, boxes, plan.copies, filters, *sizes, initial, y, target, piece, plan.pixels
-        )
+        seen = x, sweep.source, sweep.window, part, cuts_of(plan.boxes), plan.copies
+        target = (sweep.target[0] + first, *sweep.target[1:])
+        gather(*seen, filters, count, plan.width, initial, y, target, piece, plan.pixels)
 
     @staticmethod
     def weigh(
         weighing: Weighing,
-        boxes: Array,
+        part: Pair,
         dw: Array,
         block: Pair,
         arrays: tuple[Array, Array],
@@ -47,4 +45,4 @@ class DirectRoutines:
         plan, source, target, (x, dy), (first, last) = weighing.plan, weighing.source, weighing.target, arrays, block
         own, about = dw[first * weighing.size : last * weighing.size], (first, last - first)
         has = plan.copies, dy, target, *about, own, sums, plan.block > 0
-        weigh(x, source, weighing.window, boxes, *has, piece, plan.pixels)
+        weigh(x, source, weighing.window, part, cuts_of(plan.boxes), *has, piece, plan.pixels)

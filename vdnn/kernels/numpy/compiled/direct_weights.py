@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy
 
-from vdnn.kernels.numpy.compiled.direct import Numbers, find, see
+from vdnn.kernels.numpy.compiled.direct import Cuts, Numbers, box_of, find, see
 from vdnn.kernels.numpy.compiled.jit import compiled
 from vdnn.kernels.numpy.compiled.multiply import FEWER_ROWS, ROWS, VECTORS, over_rows
 from vdnn.kernels.numpy.compiled.vectors import VECTOR
@@ -45,8 +45,9 @@ def multiply_channels(dy: Array, dy_places: Array, first: int, count: int, x: Ar
 
 
 @compiled
-def weigh(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: bool, dy: Array, target: Numbers,
-          first: int, count: int, dw: Array, sums: Array, is_apart: bool, piece: Array, most: int) -> None:  # fmt: skip
+def weigh(x: Array, source: Numbers, window: Numbers, span: Numbers, cuts: Cuts, copies: bool, dy: Array,
+          target: Numbers, first: int, count: int, dw: Array, sums: Array, is_apart: bool, piece: Array,
+          most: int) -> None:  # fmt: skip
     """dw: (count, taps * C) of dy's channels from `first` on, summed over some boxes.
 
     With `is_apart` sums are kept in `sums`, rows of which are whole vectors, else in dw itself.  most: pixels of the
@@ -63,7 +64,8 @@ def weigh(x: Array, source: Numbers, window: Numbers, boxes: Array, copies: bool
     zero = x.dtype.type(0)
     for i in range(count * across):
         kept[i] = zero
-    for box in boxes:
+    for index in range(*span):
+        box = box_of(index, *cuts)
         row = see(x, source, window, box, copies, piece, places)
         pixels = find(target, box, targets)
         for r in range(R):
