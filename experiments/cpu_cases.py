@@ -7,19 +7,16 @@ differ between vdnn and PyTorch, and then both must have equal losses.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import vdnn
 from vdnn import models
-from vdnn.kernels.numpy import NumpyKernels
 from vdnn.layers import Add, BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from vdnn.network import Network, Tensor
 
@@ -149,14 +146,8 @@ def batch_of(net: Network, seed: int = 1) -> tuple[Any, Any]:
 
 
 def kernels_here() -> tuple[str, ...]:
-    """Of KERNELS those that can run: "fast" where vdnn has it and Numba is installed."""
-    has = "fast" in inspect.signature(NumpyKernels.__init__).parameters
-    return KERNELS if has and importlib.util.find_spec("numba") else KERNELS[:1]
-
-
-def has_tiers() -> bool:
-    """Whether vdnn offloads to disk what a budget of host memory does not hold."""
-    return "host_budget" in inspect.signature(vdnn.Trainer.__init__).parameters
+    """Of KERNELS those that can run: "fast" where Numba is installed."""
+    return KERNELS if importlib.util.find_spec("numba") else KERNELS[:1]
 
 
 @contextmanager
@@ -183,19 +174,3 @@ def trainer_of(
     optimizer = vdnn.SGD(case.rate, momentum=MOMENTUM)
     with kernels_chosen(kernels):
         return vdnn.Trainer(net, policy, optimizer=optimizer, threads=threads, undo=False, **how)
-
-
-# ---- this process
-
-
-def peak_resident_bytes() -> int:
-    """Most bytes of RAM that this process has held: VmHWM.  Raises OSError where there is no Linux to say it."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    raise OSError("/proc/self/status has no VmHWM")
-
-
-def resident_bytes() -> int:
-    """Bytes of RAM that this process holds now."""
-    return os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])

@@ -94,7 +94,9 @@ def run(task: Task) -> dict[str, Any]:
     """Seconds and losses of the steps, bytes at most resident, bytes resident before the network was made; of vdnn's
     also what its plan is.
     """
-    from cpu_cases import Case, batch_of, peak_resident_bytes, resident_bytes
+    from cpu_cases import Case, batch_of
+
+    from vdnn.resident import peak_resident_bytes, resident_bytes
 
     case = Case(**{**task.case, "image": tuple(task.case["image"])})
     net = case.make()
@@ -113,9 +115,10 @@ def run(task: Task) -> dict[str, Any]:
 
 def _torch(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
     import torch
-    from cpu_cases import resident_bytes
     from cpu_torch import TorchTraining
     from torch_twin import first_weights
+
+    from vdnn.resident import resident_bytes
 
     torch.set_num_threads(task.threads)
     before = resident_bytes()
@@ -124,12 +127,13 @@ def _torch(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, 
 
 
 def _vdnn(task: Task, case: Any, net: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-    from cpu_cases import kernels_chosen, resident_bytes
+    from cpu_cases import kernels_chosen
 
     from vdnn.kernels.numpy import NumpyKernels
+    from vdnn.resident import resident_bytes
 
     with kernels_chosen(task.kernels):
-        NumpyKernels(task.threads).close()  # what it imports is there before any plan
+        _ = NumpyKernels(task.threads).routines  # what they import is there before any plan
     before = resident_bytes()
     trainer = _trainer(task, case, net, before + sum(a.nbytes for a in batch))
     plan = trainer.plan

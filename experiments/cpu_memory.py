@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 import record
-from cpu_cases import CASES, Case, has_tiers, kernels_here, named
+from cpu_cases import CASES, Case, kernels_here, named
 from cpu_child import FEWEST, ChildError, Task, ask
 from cpu_limit import limited
 from cpu_memory_report import COLUMNS, Row, table_of
@@ -50,23 +50,22 @@ class Way:
     name: str
     policy: str
     how: dict[str, Any] = field(default_factory=dict)
-    disk: bool = False
 
 
 WAYS = (
     Way("sub-batches", "keep_all", {"micro_batches": FEWEST}),
     Way("recompute", "checkpoint"),
     Way("search", "search"),
-    Way("search, disk", "search", {"host_budget": 0}, disk=True),
-    Way("offload to disk", "vdnn_all", {"host_budget": 0}, disk=True),
-    Way("offload to disk, each use", "least", {"host_budget": 0, "algorithms": "memory"}, disk=True),
+    Way("search, disk", "search", {"host_budget": 0}),
+    Way("offload to disk", "vdnn_all", {"host_budget": 0}),
+    Way("offload to disk, each use", "least", {"host_budget": 0, "algorithms": "memory"}),
 )
 
 
 def ways_of(net: Network) -> list[Way]:
-    """Those that vdnn has and that train the same: no sub-batches where a layer couples samples."""
+    """Those that train the same: no sub-batches where a layer couples samples."""
     coupled = any(node.layer.couples_samples for node in net.nodes)
-    return [way for way in WAYS if (has_tiers() or not way.disk) and not (coupled and way.name == "sub-batches")]
+    return [way for way in WAYS if not (coupled and way.name == "sub-batches")]
 
 
 def largest(fits: Callable[[int], bool], guess: int, close: int = CLOSE) -> int:
