@@ -6,7 +6,11 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
+
+MULTIPLICATIONS = 10**6  # of a product: the limit that OpenBLAS has for it
+UNPACKED = ("skylakex", "cooperlake", "sapphirerapids")  # OpenBLAS's kernels, by processor, that have them
 
 
 class Blas:
@@ -31,6 +35,12 @@ class Blas:
             controllers = threadpoolctl.ThreadpoolController().lib_controllers
             self.setters = [(library, _setter(library)) for library in controllers if library.user_api == "blas"]
         return self.setters
+
+    @cached_property
+    def multiplies_unpacked(self) -> bool:
+        """Whether products of up to MULTIPLICATIONS leave their factors where they are, instead of packing them."""
+        found = [getattr(library, "architecture", None) or "" for library, _ in self.find()]
+        return any(name.lower() in UNPACKED for name in found)
 
     def enter(self) -> None:
         """Hold the BLAS to one thread until as many `leave` as `enter` have been called."""

@@ -41,9 +41,12 @@ class Routines:
     max_pool = staticmethod(pool_windows.max_pool)
     max_pool_backward = staticmethod(pool_windows.max_pool_backward)
 
-    # only compiled: vdnn.kernels.numpy.direct
+    # only compiled: vdnn.kernels.numpy.direct, vdnn.kernels.numpy.linear
     gather: Callable[..., None]
     weigh: Callable[..., None]
+    linear_forward: Callable[..., None]
+    linear_backward_data: Callable[..., None]
+    linear_backward_weights: Callable[..., None]
 
     sgd = staticmethod(update.sgd)
     adam = staticmethod(update.adam)

@@ -6,6 +6,7 @@ Each equals NumPy's: bit for bit, but for sums, whose terms are added in another
 from __future__ import annotations
 
 from vdnn.kernels.numpy.compiled.direct_routines import DirectRoutines
+from vdnn.kernels.numpy.compiled.linear_routines import LinearRoutines
 from vdnn.kernels.numpy.compiled.norm_routines import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
 from vdnn.kernels.numpy.compiled.pool import PoolRoutines
@@ -15,7 +16,9 @@ from vdnn.kernels.numpy.routines import Routines
 __all__ = ["CompiledRoutines"]
 
 
-class CompiledRoutines(DirectRoutines, NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines):
+class CompiledRoutines(
+    DirectRoutines, LinearRoutines, NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines
+):
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True

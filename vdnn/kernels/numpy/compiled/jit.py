@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Numba looks for changes in the file of a kernel alone; its name, which its cache goes by, tells of changes in this one
-FINGERPRINT = zlib.crc32(Path(__file__).with_name("lanes.py").read_bytes())
+# Numba looks for changes in the file of a kernel alone; its name, which its cache goes by, tells of changes in these
+INSTRUCTIONS = ("lanes.py", "multiply.py", "vectors.py")  # that kernels of other files are made of
+FINGERPRINT = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in INSTRUCTIONS))
 
 
 def compiled(function: Function) -> Function:

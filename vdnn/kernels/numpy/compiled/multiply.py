@@ -4,8 +4,8 @@
 
 for rows p, vectors v of neighbouring elements and terms t.  Sums are loaded once, added to in registers term by term in
 order, and stored once.  A product and its sum are one rounding where the machine has such an instruction.  What differs
-between a convolution's passes is how a's elements are found: `over_terms` for rows at any places and terms that are
-neighbours, `over_rows` the other way round.
+is how a's elements are found: `over_terms` for rows at any places and terms that are neighbours, `over_rows` the other
+way round.  `over_lanes` is for sums over neighbours of both factors: it keeps a vector for each sum.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ IS_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 VECTORS = 2 if IS_WIDE else 1
 ROWS = 8 if IS_WIDE else 6
 FEWER_ROWS = 8 if IS_WIDE else 4  # divides usual numbers of channels
+LINES, COLUMNS = (3, 8) if IS_WIDE else (2, 2)  # of over_lanes
 FUSED = ("contract",)
 WORD = ir.IntType(64)
 
@@ -178,5 +179,56 @@ def over_rows(rows: int, vectors: int) -> Any:
         terms: Any,
     ) -> Any:
         return types.void(a, a_places, row, b, b_places, shift, sums, to, across, terms), write
+
+    return multiply
+
+
+def over_lanes(rows: int, columns: int) -> Any:
+    """sums[p * columns + q] = the products of row p of a and row q of b, over `vectors` vectors from `shift` on.
+
+    A row lies at a[a_places[first + p]] or b[b_places[first_b + q]].
+    """
+
+    def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = signature.args
+        a, a_places, first, b, b_places, first_b, shift, vectors, sums = whole(context, builder, values, kinds)
+        emit = Emitter(context, builder, kinds[0].dtype)
+
+        def bases(kind: Any, places: Any, start: Any, count: int) -> list[Any]:
+            table = _data(context, builder, kind, places)
+            indices = (builder.add(start, ir.Constant(WORD, i)) for i in range(count))
+            return [builder.add(builder.load(builder.gep(table, [index])), shift) for index in indices]
+
+        lines = bases(kinds[1], a_places, first, rows), bases(kinds[4], b_places, first_b, columns)
+        kept = [[cgutils.alloca_once(builder, emit.vector) for _ in range(columns)] for _ in range(rows)]
+        for cell in (cell for line in kept for cell in line):
+            builder.store(emit.constant(0.0), cell)
+        with cgutils.for_range(builder, vectors) as loop:
+            step = builder.mul(loop.index, ir.Constant(WORD, emit.lanes))
+            left = [emit.load(kinds[0], a, builder.add(base, step)) for base in lines[0]]
+            for q, base in enumerate(lines[1]):
+                right = emit.load(kinds[3], b, builder.add(base, step))
+                for p, factor in enumerate(left):
+                    product = builder.fmul(factor, right, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(kept[p][q]), product, flags=FUSED), kept[p][q])
+        target = _data(context, builder, kinds[8], sums)
+        for i, cell in enumerate(cell for line in kept for cell in line):
+            builder.store(emit.total(builder.load(cell)), builder.gep(target, [ir.Constant(WORD, i)]))
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any,
+        a: Any,
+        a_places: Any,
+        first: Any,
+        b: Any,
+        b_places: Any,
+        first_b: Any,
+        shift: Any,
+        vectors: Any,
+        sums: Any,
+    ) -> Any:
+        return types.void(a, a_places, first, b, b_places, first_b, shift, vectors, sums), write
 
     return multiply

@@ -7,10 +7,8 @@ several smaller ones on other machines.  All arrays are 1-D and contiguous, all 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,7 +19,6 @@ from numba.extending import intrinsic
 from vdnn.kernels.numpy.transforms import Program
 
 VECTOR = 64  # bytes
-FINGERPRINT = zlib.crc32(Path(__file__).read_bytes())  # Numba looks for changes in the file of a kernel alone
 FLOATS: dict[int, Any] = {32: numpy.float32, 64: numpy.float64}
 Place = Callable[[int, int], Any]
 
@@ -52,6 +49,15 @@ class Emitter:
         """Write the vector at an element of an array."""
         self.builder.store(value, self.pointer(kind, array, place), align=self.bytes)
 
+    def total(self, value: Any) -> Any:
+        """The sum of a vector's elements: halves, then halves of halves, ..."""
+        kind = value.type.element
+        name = f"llvm.vector.reduce.fadd.v{self.lanes}f{8 * self.bytes}"
+        function = self.builder.module.globals.get(name) or ir.Function(
+            self.builder.module, ir.FunctionType(kind, [kind, value.type]), name
+        )
+        return self.builder.call(function, [ir.Constant(kind, 0.0), value], fastmath=("reassoc",))
+
     def grid(self, start: Any, row: Any, column: Any) -> Place:
         """The place of element [i, j] of a grid."""
 
@@ -77,7 +83,7 @@ class Emitter:
 
     def both_ways(self, code: str, load: Place) -> list[list[Any]]:
         """M X M^T for the matrix M of a program and the vectors X; code: as `code_of` gives it."""
-        _, letters, inputs, outputs, text = code.split(" ", 4)
+        letters, inputs, outputs, text = code.split(" ", 3)
         program, n, m = Program(text), int(inputs), int(outputs)
         columns = [self.run(program, letters, [load(i, j) for i in range(n)], m) for j in range(n)]
         return [self.run(program, letters, [column[i] for column in columns], m) for i in range(m)]
@@ -85,7 +91,7 @@ class Emitter:
 
 def code_of(program: Program, letters: str, inputs: int, outputs: int) -> str:
     """A program with the letters and numbers of its arguments and results, as a text: kernels are cached by it."""
-    return f"{FINGERPRINT} {letters} {inputs} {outputs} {program.text}"
+    return f"{letters} {inputs} {outputs} {program.text}"
 
 
 def whole(context: Any, builder: Any, values: Any, kinds: Any) -> list[Any]:
