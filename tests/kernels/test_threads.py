@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import threading
 from contextlib import nullcontext
@@ -10,7 +11,9 @@ import pytest
 
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.kernels.numpy.blas import BLAS
-from vdnn.kernels.numpy.threads import BUFFER, Workers, available_threads
+from vdnn.kernels.numpy.threads import BUFFER, Bell, Workers, available_threads
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def counts():
@@ -196,3 +199,58 @@ def test_tasks_run_with_small_buffers_in_a_step_or_not_and_the_callers_come_back
         assert np.getbufsize() == before
     assert seen == [BUFFER] * 8
     workers.close()
+
+
+def test_a_bell_is_heard_once_for_all_rings_so_far():
+    bell = Bell()
+    assert not bell.watched()
+    bell.ring()
+    bell.ring()
+    assert bell.watched()
+    assert not bell.watched()
+
+
+def test_a_bell_that_rings_while_it_is_watched_is_heard():
+    bell = Bell(lambda numbers, seen: bell.ring())
+    assert bell.watched()
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+def test_watching_ends_with_another_number_and_after_a_while():
+    from vdnn.kernels.numpy.compiled.watch import watch
+
+    numbers = np.array([3])
+    watch(numbers, 2)
+    watch(numbers, 3)
+    assert numbers[0] == 3
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="needs two processors")
+def test_helpers_watch_within_a_step_alone_and_only_where_each_has_a_processor():
+    watched = []
+    for threads, expected in ((2, True), (available_threads() + 1, False)):
+        workers = Workers(threads)
+        workers._watch = lambda numbers, seen: watched.append(seen)
+        workers.parallel(lambda task, worker: None, 50)
+        assert not watched
+        with workers.step():
+            workers.parallel(lambda task, worker: None, 50)
+            workers.parallel(lambda task, worker: None, 50)
+        workers.close()
+        assert bool(watched) == expected
+        watched.clear()
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+def test_helpers_that_watch_miss_no_job():
+    kernels, done = NumpyKernels(2, fast=True), np.zeros(8, int)
+    assert kernels.routines.fast
+
+    def run(task, worker):
+        done[task] += 1
+
+    with kernels.step():
+        for _ in range(300):
+            kernels.parallel(run, len(done))
+    kernels.close()
+    assert (done == 300).all()

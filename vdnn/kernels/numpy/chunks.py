@@ -40,7 +40,9 @@ class Sharing(Workers):
         """What does one block of work; found at first use, as importing Numba takes a while."""
         from vdnn.kernels.numpy.routines import routines  # which imports the kernels, which import this
 
-        return routines(self.wants_fast)
+        found = routines(self.wants_fast)
+        self._watch = found.watch
+        return found
 
     @property
     def fast(self) -> bool:

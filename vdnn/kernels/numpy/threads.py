@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy
 
@@ -24,6 +25,7 @@ BUFFER = 1024
 WORTH_SPLITTING = 300e-6  # seconds; waking another thread and waiting for it costs about 80e-6
 
 Task = Callable[[int, int], None]
+Watch = Callable[[Any, int], None]
 
 
 class Inside(threading.local):
@@ -33,10 +35,38 @@ class Inside(threading.local):
     has_buffers: bool = False  # whether NumPy's buffers are small in it
 
 
+class Bell:
+    """A count of rings that a thread can watch before it goes to sleep, from which waking takes long.
+
+    watch  returns when the number in an array is another than the one given, or after a while, without Python's lock
+           meanwhile; None where there is no such function
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch, self.count, self.heard = watch, numpy.zeros(1, numpy.int64), 0
+
+    def ring(self) -> None:
+        """Count one more; from one thread at a time."""
+        self.count[0] += 1
+
+    def watched(self) -> bool:
+        """Watch until the bell rings, or has rung since it was last heard; False if it did not for a while."""
+        if self.watch is not None:
+            self.watch(self.count, self.heard)
+        before = self.heard
+        self.hear()
+        return self.heard != before
+
+    def hear(self) -> None:
+        """Take note of all rings so far."""
+        self.heard = int(self.count[0])
+
+
 class Job:
     """One `parallel` call: hands out task numbers, gathers the first exception."""
 
-    def __init__(self, function: Task, tasks: int) -> None:
+    def __init__(self, function: Task, tasks: int, watch: Watch | None = None) -> None:
+        self.left = Bell(watch)  # rung by each helper that has nothing more to do
         self.function = function
         self.tasks = tasks
         self.numbers = itertools.count()  # next() is atomic
@@ -55,23 +85,27 @@ class Job:
             except BaseException as error:
                 self.error = self.error or error
 
-    def post(self, queues: list[queue.SimpleQueue[Job | None]]) -> None:
+    def post(self, lines: list[Line]) -> None:
         """Hand this job to helpers."""
-        for jobs in queues:
+        for line in lines:
             with self.done:
                 self.pending += 1
-            jobs.put(self)
+            line.bell.watch = self.left.watch
+            line.put(self)
 
     def finish(self) -> None:
         """Count one helper out."""
         with self.done:
             self.pending -= 1
             self.done.notify()
+            self.left.ring()
 
     def wait(self) -> None:
         """Return when no helper works on this job any more, even if interrupted meanwhile."""
         while self.pending:
             try:
+                while self.pending and self.left.watched():
+                    pass
                 with self.done:
                     self.done.wait_for(lambda: self.pending == 0)
             except BaseException as error:  # Ctrl-C: helpers still write into the caller's arrays, so stop them first
@@ -96,22 +130,43 @@ def keeping_to(processor: int, all_of: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, all_of)
 
 
-def _serve(jobs: queue.SimpleQueue[Job | None], worker: int, inside: Inside, own: set[int]) -> None:
+class Line:
+    """The jobs that are waiting for one helper; None ends it."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.bell = Bell()
+
+    def put(self, job: Job | None) -> None:
+        """Hand it over."""
+        self.jobs.put(job)
+        self.bell.ring()
+
+    def get(self) -> Job | None:
+        """The next one, watched for before the thread goes to sleep."""
+        if self.jobs.empty():
+            self.bell.hear()
+            if self.jobs.empty():
+                self.bell.watched()
+        return self.jobs.get()
+
+
+def _serve(line: Line, worker: int, inside: Inside, own: set[int]) -> None:
     """Body of a helper thread; it holds no reference to its Workers, so that those can be collected."""
     if own:
         os.sched_setaffinity(0, own)
     inside.worker = worker
     numpy.setbufsize(BUFFER)  # a setting of each thread
     BLAS.hold()
-    while (job := jobs.get()) is not None:
+    while (job := line.get()) is not None:
         job.work(worker)
         job.finish()
         del job
 
 
-def _stop(queues: list[queue.SimpleQueue[Job | None]]) -> None:
-    for jobs in queues:
-        jobs.put(None)
+def _stop(lines: list[Line]) -> None:
+    for line in lines:
+        line.put(None)
 
 
 def available_threads() -> int:
@@ -126,16 +181,19 @@ class Workers:
     a millisecond, two threads often land on one processor, and the other idles until the system notices.
     """
 
+    _watch: Watch | None = None  # see Bell; within a step, where the next operation is soon to come
+
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads={threads}: at least 1 is needed")
         self.threads = threads if threads is not None else available_threads()
-        self._queues: list[queue.SimpleQueue[Job | None]] = []
+        self._lines: list[Line] = []
         self._helpers: list[threading.Thread] = []
         self._inside = Inside()
         self._one_job = threading.Lock()
+        self._fit = False  # whether no worker is in another's way when it watches
         self._processors: list[int] = []  # one for each worker; empty if they go where the system puts them
-        weakref.finalize(self, _stop, self._queues)
+        weakref.finalize(self, _stop, self._lines)
 
     def parallel(self, function: Task, tasks: int, seconds: float = float("inf")) -> None:
         """Call function(task, worker) for task = 0 .. tasks - 1; workers take tasks in turn as they get free.
@@ -175,11 +233,12 @@ class Workers:
     def _share(self, function: Task, tasks: int) -> None:
         if not self._helpers:
             self._start()
-        queues = self._queues[: tasks - 1]
-        job = Job(function, tasks)
+        lines = self._lines[: tasks - 1]
+        watches = self._inside.has_buffers and self._fit
+        job = Job(function, tasks, self._watch if watches else None)
         mine = self._processors
         try:
-            job.post(queues)
+            job.post(lines)
             with keeping_to(mine[0] if mine else 0, set(mine)):
                 job.work(0)
         finally:
@@ -189,14 +248,15 @@ class Workers:
 
     def _start(self) -> None:
         found = sorted(processors())
+        self._fit = self.threads <= len(found)
         self._processors = found if len(found) == self.threads else []
         for worker in range(1, self.threads):
             own = set(self._processors[worker : worker + 1])
-            jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-            arguments = (jobs, worker, self._inside, own)
+            line = Line()
+            arguments = (line, worker, self._inside, own)
             thread = threading.Thread(target=_serve, args=arguments, name=f"vdnn-{worker}", daemon=True)
             thread.start()
-            self._queues.append(jobs)
+            self._lines.append(line)
             self._helpers.append(thread)
 
     @contextmanager
@@ -215,8 +275,8 @@ class Workers:
     def close(self) -> None:
         """Stop the threads; a later `parallel` starts new ones."""
         with self._one_job:
-            _stop(self._queues)
+            _stop(self._lines)
             for thread in self._helpers:
                 thread.join()
-            self._queues.clear()
+            self._lines.clear()
             self._helpers.clear()
