@@ -23,6 +23,8 @@ CASES = {
     "5x5 stride 2": Case((2, 6, 23, 20), (8, 6, 5, 5), stride=(2, 2), padding=(2, 2)),
     "11x11 stride 4": Case((2, 3, 50, 47), (16, 3, 11, 11), stride=(4, 4), padding=(2, 2)),
     "1x1": Case((3, 40, 13, 11), (130, 40, 1, 1)),
+    "1x1 many pixels": Case((4, 33, 40, 40), (48, 33, 1, 1)),
+    "1x1 many channels": Case((2, 200, 9, 9), (70, 200, 1, 1)),
     "1x1 stride 2": Case((3, 12, 13, 10), (20, 12, 1, 1), stride=(2, 2)),
     "depthwise": Case((2, 7, 12, 12), (14, 1, 3, 3), padding=(1, 1), groups=7),
 }
@@ -148,10 +150,12 @@ def test_direct_needs_at_most_one_mebibyte_per_worker(x, w, stride, padding, pha
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_3x3_has_four_algorithms_and_1x1_none_with_workspace(phase, kernels):
+def test_3x3_has_four_algorithms_and_1x1_two_of_which_one_has_no_workspace(phase, kernels):
     names = {a.name for a in CASES["3x3 many tiles"].algorithms(kernels, phase)}
     assert names == {"direct", "pack", "winograd2", "winograd4"}
-    assert {a.workspace for a in CASES["1x1"].algorithms(kernels, phase)} == {0}
+    plain, packed = CASES["1x1"].algorithms(kernels, phase)
+    assert (plain.name, plain.workspace, packed.name) == ("direct", 0, "pack")
+    assert packed.workspace > 0
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -4,7 +4,8 @@ Logical shapes: x (N, C, H, W), w (K, C / groups, R, S), b (K,), y (N, K, OH, OW
 
 direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker, or, compiled, without a matrix
            (vdnn.kernels.numpy.direct); a GEMM without workspace for 1x1, stride 1, no padding
-pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter
+pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter; for 1x1
+           what only the compiled kernels gain by, copies of at most 1 MiB a worker (vdnn.kernels.numpy.pointwise)
 winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct; F(2x2, 5x5) for 5x5,
            stride 1: 2.78 times fewer, off as winograd4 is
 winograd4  F(4x4, 3x3) for 3x3, stride 1: 4 times fewer, about 1e-5 of the largest element off in float32
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy
 
-from vdnn.kernels.numpy import conv_gemm, conv_weights, direct, winograd, winograd_plan
+from vdnn.kernels.numpy import conv_gemm, conv_weights, direct, pointwise, winograd, winograd_plan
 from vdnn.kernels.numpy.chunks import PIECE, Sharing
 from vdnn.kernels.numpy.geometry import Geometry, Pair, geometry
 from vdnn.kernels.numpy.layout import ceil_div, channels_last, channels_last_output, deliver
@@ -55,7 +56,7 @@ def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, floa
     far off, "pack" where it is cut up like "direct".
     """
     if g.is_pointwise:
-        return {"direct": 0.95}
+        return _pointwise(phase, g, fast)
     depth, channels = max(1.0, min(g.C * g.taps[0] * g.taps[1] / 9, g.K)), min(g.C, g.K)
     rates = {"direct": 0.8 * depth / (depth + 16), "pack": 0.9 * depth / (depth + 16)}
     for name, m in WINOGRAD.items():
@@ -67,6 +68,14 @@ def algorithms_of(phase: str, g: Geometry, fast: bool = False) -> dict[str, floa
     if GEMM_WORKSPACE[phase](g, "direct", 1) == GEMM_WORKSPACE[phase](g, "pack", 1):
         del rates["pack"]
     return rates | _compiled(phase, g, depth, rates) if fast else rates
+
+
+def _pointwise(phase: str, g: Geometry, fast: bool) -> dict[str, float]:
+    """The algorithms of a plain product and their rates."""
+    rates = {"direct": 0.95}
+    if pointwise.applies(phase, g):
+        rates["pack"] = 1.05 if fast else 0.9
+    return rates
 
 
 def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> dict[str, float]:
@@ -89,6 +98,8 @@ def workspace_of(phase: str, g: Geometry, algorithm: str, threads: int) -> int:
     """Bytes of workspace."""
     if algorithm in WINOGRAD:
         return winograd.workspace(phase, g, WINOGRAD[algorithm], threads)
+    if g.is_pointwise and algorithm == "pack":
+        return pointwise.workspace(phase, g, threads)
     needed = GEMM_WORKSPACE[phase](g, algorithm, threads)
     return max(needed, direct.workspace(phase, g, threads)) if algorithm == "direct" else needed
 
@@ -137,8 +148,8 @@ class ConvKernels(Sharing):
         source, filters, result = channels_last(x), channels_last(w), channels_last_output(y)
         if algorithm in WINOGRAD:
             winograd.forward(self, g, WINOGRAD[algorithm], source, filters, b, result, workspace)
-        elif self._is_direct("forward", g, algorithm):
-            direct.forward(self, g, source, filters, b, result, workspace)
+        elif compiled := self._compiled("forward", g, algorithm):
+            compiled.forward(self, g, source, filters, b, result, workspace)
         else:
             conv_gemm.forward(self, g, source, filters, b, result, algorithm, workspace)
         deliver(result, y)
@@ -161,8 +172,8 @@ class ConvKernels(Sharing):
         filters, gradient, result = channels_last(w), channels_last(dy), channels_last_output(dx)
         if algorithm in WINOGRAD:
             winograd.backward_data(self, g, WINOGRAD[algorithm], filters, gradient, result, workspace)
-        elif self._is_direct("backward_data", g, algorithm):
-            direct.backward_data(self, g, filters, gradient, result, workspace)
+        elif compiled := self._compiled("backward_data", g, algorithm):
+            compiled.backward_data(self, g, filters, gradient, result, workspace)
         else:
             conv_gemm.backward_data(self, g, filters, gradient, result, algorithm, workspace)
         deliver(result, dx)
@@ -186,8 +197,8 @@ class ConvKernels(Sharing):
         source, gradient, result = channels_last(x), channels_last(dy), channels_last_output(dw)
         if algorithm in WINOGRAD:
             winograd.backward_weights(self, g, WINOGRAD[algorithm], source, gradient, result, workspace)
-        elif self._is_direct("backward_weights", g, algorithm):
-            direct.backward_weights(self, g, source, gradient, result, workspace)
+        elif compiled := self._compiled("backward_weights", g, algorithm):
+            compiled.backward_weights(self, g, source, gradient, result, workspace)
         else:
             conv_weights.backward_weights(self, g, source, gradient, result, algorithm, workspace)
         deliver(result, dw)
@@ -212,9 +223,10 @@ class ConvKernels(Sharing):
 
         self.parallel(run, len(images) if rows is None else -(-len(rows) // step), self.estimate(1, y, y))
 
-    def _is_direct(self, phase: str, g: Geometry, algorithm: str) -> bool:
-        """Whether the compiled direct convolution does this."""
-        return algorithm == "direct" and self.fast and direct.applies(phase, g)
+    def _compiled(self, phase: str, g: Geometry, algorithm: str) -> Any:
+        """The module that does this compiled, and has its three passes; None if NumPy does it."""
+        module = pointwise if g.is_pointwise and algorithm == "pack" else direct if algorithm == "direct" else None
+        return module if module and self.fast and module.applies(phase, g) else None
 
     def _rates(self, phase: str, g: Geometry) -> dict[str, float]:
         """The algorithms that these kernels have, and their rates."""

@@ -43,9 +43,11 @@ class Routines:
     max_pool = staticmethod(pool_windows.max_pool)
     max_pool_backward = staticmethod(pool_windows.max_pool_backward)
 
-    # only compiled: vdnn.kernels.numpy.direct, vdnn.kernels.numpy.linear
+    # only compiled: vdnn.kernels.numpy.direct, pointwise and linear
     gather: Callable[..., None]
     weigh: Callable[..., None]
+    multiply_pixels: Callable[..., None]
+    weigh_pixels: Callable[..., None]
     linear_forward: Callable[..., None]
     linear_backward_data: Callable[..., None]
     linear_backward_weights: Callable[..., None]

@@ -9,6 +9,7 @@ from vdnn.kernels.numpy.compiled.direct_routines import DirectRoutines
 from vdnn.kernels.numpy.compiled.linear_routines import LinearRoutines
 from vdnn.kernels.numpy.compiled.norm_routines import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
+from vdnn.kernels.numpy.compiled.pointwise_routines import PointwiseRoutines
 from vdnn.kernels.numpy.compiled.pool import PoolRoutines
 from vdnn.kernels.numpy.compiled.watch import watch
 from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines
@@ -18,7 +19,14 @@ __all__ = ["CompiledRoutines"]
 
 
 class CompiledRoutines(
-    DirectRoutines, LinearRoutines, NormRoutines, PieceRoutines, PoolRoutines, WinogradRoutines, Routines
+    DirectRoutines,
+    LinearRoutines,
+    NormRoutines,
+    PieceRoutines,
+    PointwiseRoutines,
+    PoolRoutines,
+    WinogradRoutines,
+    Routines,
 ):
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
