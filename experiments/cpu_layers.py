@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cpu_cases import KERNELS
 from rich.table import Table
 
 from vdnn.tape import FORWARD_PHASES
 
 LayerTimes = dict[tuple[str, str], float]  # {(layer, "forward", "backward" or "update"): seconds}
-LAYER_COLUMNS = ("network", "batch", "image", "threads", "side", "layer", "phase", "seconds_measured")
+SIDES = (*(f"vdnn {kernels}" for kernels in KERNELS), "torch contiguous fused", "torch channels_last fused")
+LAYER_COLUMNS = ("network", "batch", "image", "threads", "layer", "phase", *(f"{side} ms measured" for side in SIDES))
 MOST = 20  # layers that are printed
 EVERY = "all"  # PyTorch updates all weights in one call
 
@@ -34,6 +36,13 @@ def of_trace(trace: Any) -> LayerTimes:
 def of_torch(seconds: Mapping[tuple[str, str], float]) -> LayerTimes:
     """PyTorch's, which are in that form already."""
     return dict(seconds)
+
+
+def rows_of(times: Mapping[str, LayerTimes]) -> Iterator[tuple[str, ...]]:
+    """(layer, phase, every side's time in ms) of each layer that any side has; "" where a side has it not."""
+    for key in dict.fromkeys(key for side in times.values() for key in side):
+        found = [times.get(side, {}).get(key) for side in SIDES]
+        yield *key, *("" if seconds is None else f"{1e3 * seconds:.3f}" for seconds in found)
 
 
 def slowest(times: Mapping[str, LayerTimes], most: int = MOST) -> Table:

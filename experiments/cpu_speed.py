@@ -31,7 +31,7 @@ import record
 import torch
 from cpu_cases import CASES, Case, batch_of, kernels_here, trainer_of
 from cpu_child import Task, ask
-from cpu_layers import LAYER_COLUMNS, LayerTimes, of_torch, of_trace, slowest
+from cpu_layers import LAYER_COLUMNS, LayerTimes, of_torch, of_trace, rows_of, slowest
 from cpu_report import COLUMNS, Line, faults, missed, table_of, wide_console
 from cpu_torch import LAYOUTS, TorchTraining
 from predict import busy_seconds
@@ -144,10 +144,11 @@ class Study:
             yield Line(*about, *what, tuple(side.seconds), side.first_loss, median(self.others))
 
     def layer_times(self, times: int) -> dict[str, LayerTimes]:
-        """{side: the median time of every layer}, of every side but the default SGD."""
+        """{side: the median time of every layer}, of every side but the default SGD; a step before does not count."""
         found = {}
         for side in self.sides[:-1]:
             time.sleep(REST)
+            side.step()
             runs = [side.layers() for _ in range(times)]
             found[side.name] = {key: median(run.get(key, 0.0) for run in runs) for key in runs[0]}
         return found
@@ -173,21 +174,13 @@ def measured(
         study = Study(case, threads, stack)
         study.run(rounds, FEWEST[0 if is_first else 1], seconds)
         slow = max(median(side.seconds) for side in study.sides) > WARM
-        layers = study.layer_times(1 if slow else 3) if is_first else {}
+        layers = study.layer_times(1 if slow else 2) if is_first else {}
         lines = list(study.lines())
         study.sides.clear()
         study.models.clear()
     gc.collect()
     found = peaks(case, threads, 2) if is_first and with_peaks else {}
     return [line.with_peak(found.get(line.side, 0)) for line in lines], layers
-
-
-def layer_rows(lines: list[Line], layers: dict[str, LayerTimes]) -> Iterator[tuple[object, ...]]:
-    """Lines of the CSV of layers."""
-    first = lines[0]
-    for side, times in layers.items():
-        for (layer, phase), seconds in times.items():
-            yield first.network, first.batch, first.image, first.threads, side, layer, phase, f"{seconds:.6f}"
 
 
 @click.command()
@@ -228,7 +221,7 @@ def main(
         for count in threads:
             lines, times = measured(case, count, rounds, seconds, count == threads[0], with_peaks)
             rows += [line.cells(lines) for line in lines]
-            by_layer += layer_rows(lines, times)
+            by_layer += [(case.network, case.batch, case.shape, count, *cells) for cells in rows_of(times)]
             wrong += faults(lines)
             console.print(table_of(lines))
             short = [] if quick else missed(lines)
