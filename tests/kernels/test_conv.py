@@ -17,6 +17,7 @@ PHASES = ("forward", "backward_data", "backward_weights")
 CASES = {
     "3x3": Case((2, 40, 19, 17), (48, 40, 3, 3), padding=(1, 1)),
     "3x3 small plane": Case((8, 160, 6, 6), (192, 160, 3, 3), padding=(1, 1)),
+    "3x3 many channels": Case((2, 100, 9, 8), (64, 100, 3, 3), padding=(1, 1)),
     "3x3 many tiles": Case((3, 44, 40, 41), (40, 44, 3, 3), padding=(2, 0)),
     "5x5": Case((2, 40, 12, 11), (48, 40, 5, 5), padding=(2, 0)),
     "5x5 small plane": Case((9, 96, 5, 5), (128, 96, 5, 5), padding=(2, 2)),

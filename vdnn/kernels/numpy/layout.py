@@ -82,3 +82,9 @@ def spans(total: int, size: int) -> list[tuple[int, int]]:
     count = ceil_div(total, size)
     edges = [total * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))
+
+
+def multiples(total: int, count: int, unit: int) -> tuple[tuple[int, int], ...]:
+    """0 .. total cut into at most `count` spans that begin at multiples of `unit`."""
+    size = ceil_div(total, count * unit) * unit
+    return tuple((first, min(first + size, total)) for first in range(0, total, size))

@@ -15,7 +15,7 @@ from vdnn.kernels.numpy.blas import BLAS, MULTIPLICATIONS
 from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.conv_weights import sum_rows
 from vdnn.kernels.numpy.gemm import FLOPS
-from vdnn.kernels.numpy.layout import spans
+from vdnn.kernels.numpy.layout import multiples, spans
 from vdnn.kernels.numpy.threads import Workers
 from vdnn.layers.base import Array
 
@@ -70,20 +70,14 @@ def multiply_rows(workers: Workers, x: Array, w: Array, y: Array) -> None:
     workers.parallel(run, len(blocks), 2 * N * w.size / FLOPS)
 
 
-def lines(total: int, parts: int, unit: int) -> list[Span]:
-    """0 .. total cut into at most `parts` equal spans that begin at multiples of `unit`."""
-    size = -(-total // (parts * unit)) * unit
-    return [(first, min(first + size, total)) for first in range(0, total, size)]
-
-
-def by_outputs(count: int) -> list[Span]:
+def by_outputs(count: int) -> tuple[Span, ...]:
     """Blocks of rows of the weights."""
-    return lines(count, 2 * BLOCKS, 24)
+    return multiples(count, 2 * BLOCKS, 24)
 
 
-def by_inputs(count: int) -> list[Span]:
+def by_inputs(count: int) -> tuple[Span, ...]:
     """Blocks of columns of the weights: few, since short pieces of far rows come slowly from memory."""
-    return lines(count, 4 * -(-count // (4 * LONG)), 32)
+    return multiples(count, 4 * -(-count // (4 * LONG)), 32)
 
 
 class LinearKernels(Sharing):
@@ -118,7 +112,7 @@ class LinearKernels(Sharing):
         """Whether the compiled routines do it: for at most so many samples, in dense arrays."""
         return self.fast and len(samples) <= most and all(a.flags.c_contiguous for a in (samples, *others))
 
-    def _stream(self, routine: Callable[..., None], blocks: list[Span], *arrays: Array) -> None:
+    def _stream(self, routine: Callable[..., None], blocks: tuple[Span, ...], *arrays: Array) -> None:
         def run(task: int, worker: int) -> None:
             routine(*arrays, blocks[task])
 

@@ -17,7 +17,7 @@ from vdnn.kernels.numpy.conv_weights import add_tree
 from vdnn.kernels.numpy.direct_plan import LIMIT, SMALL, TASKS
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry
-from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
+from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, multiples, spans
 from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
@@ -49,12 +49,6 @@ class PointwisePlan(NamedTuple):
     def scratch_bytes(self) -> int:
         """Bytes per worker."""
         return sum(array_bytes(self.dtype, size) for size in self.scratch)
-
-
-def multiples(total: int, count: int, unit: int) -> tuple[Pair, ...]:
-    """0 .. total cut into at most `count` spans that begin at multiples of `unit`."""
-    size = ceil_div(total, count * unit) * unit
-    return tuple((first, min(first + size, total)) for first in range(0, total, size))
 
 
 def wanted_tasks(g: Geometry) -> int:

@@ -43,7 +43,9 @@ class Routines:
     max_pool = staticmethod(pool_windows.max_pool)
     max_pool_backward = staticmethod(pool_windows.max_pool_backward)
 
-    # only compiled: vdnn.kernels.numpy.direct, pointwise and linear
+    # only compiled: vdnn.kernels.numpy.winograd, direct, pointwise and linear
+    transform_panels: Callable[..., None]
+    multiply_tiles: Callable[..., None]
     gather: Callable[..., None]
     weigh: Callable[..., None]
     multiply_pixels: Callable[..., None]

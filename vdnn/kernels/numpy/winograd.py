@@ -11,13 +11,17 @@ from collections.abc import Sequence
 import numpy
 
 from vdnn.kernels.numpy.chunks import Sharing
+from vdnn.kernels.numpy.direct_plan import lanes_of
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry, Pair
-from vdnn.kernels.numpy.layout import Scratch
+from vdnn.kernels.numpy.layout import Scratch, multiples
 from vdnn.kernels.numpy.transforms import Winograd
 from vdnn.kernels.numpy.window import Tile
 from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, WeightsPlan, conv_plan, transform_of, weights_plan
 from vdnn.layers.base import Array
+
+PANEL = 32  # result channels that the compiled products take at a time
+DEEP = 96  # channels of the source from which on they are faster than the BLAS
 
 
 def workspace(phase: str, g: Geometry, m: int, threads: int) -> int:
@@ -70,11 +74,13 @@ class _Convolution:
         self.source, self.w, self.turned, self.bias, self.result = source, w, turned, bias, result
         self.space, self.dtype, a = space, source.dtype.name, winograd.a
         scratch = Scratch(space)
-        # A small filter is stored as (A, B), which the BLAS multiplies faster; for a large one that is not worth
-        # writing across the grain, and the BLAS takes the transposed view of (B, A) as well.
+        # Compiled products take the filter in panels.  For the BLAS a small one is stored as (A, B), which it
+        # multiplies faster; a large one is not worth writing across the grain: the transposed view does as well.
         K, C = w.shape[0], w.shape[3]
-        self.across = not turned and plan.filter_bytes < LARGE_FILTER
-        self.filter = scratch.take((a * a, *((C, K) if self.across else (K, C))), self.dtype)
+        A, B = source.shape[3], result.shape[3]
+        self.panels = self.routines.fast and B % PANEL == 0 and lanes_of(self.dtype) <= A
+        self.across = self.panels or (not turned and plan.filter_bytes < LARGE_FILTER)
+        self.filter = scratch.take((a * a, *((A, B) if self.across else (K, C))), self.dtype)
         if not plan.fused:
             self.inner = scratch.take((a * a, plan.tiles, source.shape[3]), self.dtype)
             self.outer = scratch.take((a * a, plan.tiles, result.shape[3]), self.dtype)
@@ -88,11 +94,17 @@ class _Convolution:
     def run(self, flops: int) -> None:
         """Compute the result."""
         blocks = self.plan.filter_blocks
+        if self.panels:
+            blocks = multiples(len(self.w), len(blocks), lanes_of(self.dtype))
         seconds = flops / FLOPS / self.winograd.saving
 
         def transform_some(task: int, worker: int) -> None:
-            scratch, rows = self.scratch(worker), blocks[task]
-            self.routines.transform_filter(self.winograd, self.w, rows, self.turned, self.across, self.filter, scratch)
+            rows, filters = blocks[task], self.filter
+            if self.panels:
+                self.routines.transform_panels(self.winograd, self.w, rows, self.turned, filters)
+                return
+            scratch = self.scratch(worker)
+            self.routines.transform_filter(self.winograd, self.w, rows, self.turned, self.across, filters, scratch)
 
         self.workers.parallel(transform_some, len(blocks), self.filter.nbytes / 1e9)
         if self.plan.fused:
@@ -111,8 +123,15 @@ class _Convolution:
         self.routines.transform_input(self.winograd, self.source, tile, self.padding, inner, 0, scratch)
         scratch.start = start  # the transform's scratch becomes the products'
         outer = scratch.take((a * a, tile.pixels, self.result.shape[3]), self.dtype)
-        numpy.matmul(inner, self.matrices, out=outer)
+        self.multiply(inner, self.matrices, outer)
         self.routines.transform_output(self.winograd, outer, 0, tile, self.bias, self.result, scratch)
+
+    def multiply(self, tiles: Array, matrices: Array, out: Array) -> None:
+        """The products of some transformed elements: (n, T, A) times (n, A, B)."""
+        if self.panels:
+            self.routines.multiply_tiles(tiles, matrices, out)
+        else:
+            numpy.matmul(tiles, matrices, out=out)
 
     def phase(self, boxes: Sequence[Tile], seconds: float) -> None:
         """Some blocks of tiles: all transforms, all products, all transforms back."""
@@ -124,7 +143,8 @@ class _Convolution:
             routines.transform_input(winograd, self.source, boxes[task], self.padding, self.inner, start, scratch)
 
         def product(task: int, worker: int) -> None:
-            numpy.matmul(self.inner[task, :tiles], self.matrices[task], out=self.outer[task, :tiles])
+            one = slice(task, task + 1)
+            self.multiply(self.inner[one, :tiles], self.matrices[one], self.outer[one, :tiles])
 
         def after(task: int, worker: int) -> None:
             scratch, start = self.scratch(worker), starts[task]

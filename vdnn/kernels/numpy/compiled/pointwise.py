@@ -16,6 +16,7 @@ from vdnn.kernels.numpy.compiled.vectors import VECTOR
 from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
+BOX = 96  # tiles that meet a block of the filter
 AT_ONCE = 16  # rows that are laid out together
 across = over_rows(FEWER_ROWS, VECTORS)
 
@@ -101,6 +102,15 @@ def product(x: Array, L: int, begin: int, end: int, box: int, filters: Array, fi
             multiply_box(x, places, pixels, L, filters, v, own, y, targets, bias)
             if own % lanes:
                 multiply_rest(x, places, pixels, L, filters, v, own, y, targets, bias, line, in_line)
+
+
+@compiled
+def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, B: int, bias: Array) -> None:
+    """y: (n, T, B) = x: (n, T, A) times n matrices (A, B) of whole panels; bias: (B,)."""
+    boxes = (T + BOX - 1) // BOX
+    box = ((T + boxes - 1) // boxes + ROWS - 1) // ROWS * ROWS
+    for i in range(n):
+        product(x[i * T * A :], A, 0, T, box, filters[i * A * B :], 0, B, B, bias, y[i * T * B :])
 
 
 @compiled

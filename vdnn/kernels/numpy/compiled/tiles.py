@@ -13,7 +13,8 @@ from functools import cache
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
-from vdnn.kernels.numpy.compiled.vectors import VECTOR, clear, move, transform
+from vdnn.kernels.numpy.compiled.multiply import VECTORS
+from vdnn.kernels.numpy.compiled.vectors import VECTOR, clear, move, transform, transpose
 from vdnn.layers.base import Array
 
 Kernel = Callable[..., None]
@@ -176,6 +177,37 @@ def from_filter(code: str, a: int, r: int) -> Kernel:
                 transform(code, patch, 0, r * lanes, lanes, spare, 0, a * lanes, lanes, None, 0)
                 for e in range(a * a):
                     copy_channels(spare, e * lanes, out, to + e * plane, count)
+
+    return kernel
+
+
+@cache
+def into_panels(code: str, a: int, r: int) -> Kernel:
+    """A kernel that transforms r x r taps into a x a elements, laid out as `pointwise.product` takes a filter."""
+    taps = r * r
+
+    @compiled
+    def kernel(w: Array, C: int, k0: int, k1: int, turned: bool, out: Array, A: int, B: int) -> None:
+        # w: (K, r, r, C); out: a * a planes of panels (A, wide); A, B: C, K, or K, C if turned round
+        lanes = VECTOR // w.itemsize
+        wide, plane, square = VECTORS * lanes, A * B, lanes * lanes
+        spare = numpy.empty(a * a * square, w.dtype)
+        if turned:
+            for k in range(k0, k1):
+                for c in range(0, B, lanes):
+                    v = c // wide * wide
+                    at, to = (k * taps + taps - 1) * C + c, v * A + k * wide + c - v
+                    transform(code, w, at, -r * C, -C, out, to, a * plane, plane, None, 0)
+            return
+        for k in range(k0, k1, lanes):
+            v = k // wide * wide
+            for first in range(0, A, lanes):
+                c = min(first, A - lanes)
+                for p in range(lanes):
+                    at = (k + p) * taps * C + c
+                    transform(code, w, at, r * C, C, spare, p * lanes, a * square, square, None, 0)
+                for e in range(a * a):
+                    transpose(spare, e * square, lanes, out, e * plane + v * A + c * wide + k - v, wide)
 
     return kernel
 

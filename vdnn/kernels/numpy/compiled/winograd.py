@@ -6,7 +6,8 @@ from functools import cache, lru_cache
 
 import numpy
 
-from vdnn.kernels.numpy.compiled.tiles import Kernel, from_filter, from_tiles, into_taps, into_tiles
+from vdnn.kernels.numpy.compiled import pointwise
+from vdnn.kernels.numpy.compiled.tiles import Kernel, from_filter, from_tiles, into_panels, into_taps, into_tiles
 from vdnn.kernels.numpy.compiled.vectors import code_of
 from vdnn.kernels.numpy.transforms import Winograd
 from vdnn.kernels.numpy.window import Tile
@@ -17,13 +18,14 @@ Pair = tuple[int, int]
 
 @cache
 def kernels_of(winograd: Winograd) -> dict[str, Kernel]:
-    """The five kernels of F(m x m, r x r)."""
+    """The kernels of F(m x m, r x r)."""
     m, r, a = winograd.m, winograd.r, winograd.a
     return {
         "input": into_tiles(code_of(winograd.input, "dv", a, a), a),
         "gradient": into_tiles(code_of(winograd.gradient, "dv", m, a), a),
         "output": from_tiles(code_of(winograd.output, "vv", a, m), a),
         "filter": from_filter(code_of(winograd.filter, "gv", r, a), a, r),
+        "panels": into_panels(code_of(winograd.filter, "gv", r, a), a, r),
         "taps": into_taps(code_of(winograd.taps, "vg", a, r), a, r),
     }
 
@@ -71,6 +73,23 @@ class WinogradRoutines:
         kernel = kernels_of(winograd)["filter"]
         K, _, _, C = w.shape
         kernel(w.reshape(-1), C, *rows, flip, across, matrices.reshape(-1), K * C, K)
+
+    @staticmethod
+    def transform_panels(winograd: Winograd, w: Array, rows: Pair, turned: bool, panels: Array) -> None:
+        """Transform filters rows[0] .. rows[1] - 1 of w: (K, r, r, C) for `multiply_tiles`.
+
+        panels: (a * a, C, K), or, turned by 180 degrees, (a * a, K, C), in panels of the last axis.  Rows begin and end
+        at whole vectors, or are turned.
+        """
+        kernel, C = kernels_of(winograd)["panels"], w.shape[3]
+        kernel(w.reshape(-1), C, *rows, turned, panels.reshape(-1), *panels.shape[1:])
+
+    @staticmethod
+    def multiply_tiles(tiles: Array, panels: Array, out: Array) -> None:
+        """out: (n, T, B) = tiles: (n, T, A) times panels: (n, A, B), all dense; B: whole panels."""
+        (n, T, A), B = tiles.shape, out.shape[2]
+        flat = tiles.reshape(-1), panels.reshape(-1), out.reshape(-1)
+        pointwise.multiply_planes(*flat, n, T, A, B, no_bias(B, out.dtype.name))
 
     @staticmethod
     def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: object) -> None:
