@@ -5,9 +5,10 @@
 PyTorch's largest batch is found by bisection in child processes under a real limit: a control group's where one can be
 made, else RLIMIT_DATA (cpu_limit.py).  Then every side trains that batch, rounded down to a multiple of 8, for a few
 steps in a process of its own: PyTorch, PyTorch with torch.utils.checkpoint, and vdnn within shares of PyTorch's peak
-resident set, in several ways, each said: sub-batches, recompute, what the planner finds, offload to disk.  A process's
-peak resident set is the system's VmHWM, all that Python and libraries take included; of the steps the first, which
-touches the memory, does not count.  PyTorch trains once more at the end, so that a machine that became slower shows.
+resident set, in several ways, each said: sub-batches, recompute, what the planner finds, offload to disk.  Offload to
+host memory would save nothing here: it is the same RAM.  A process's peak resident set is the system's VmHWM, all that
+Python and libraries take included; of the steps the first, which touches the memory, does not count.  PyTorch trains
+once more at the end, so that a machine that became slower shows.
 
 Children's answers are kept in runs/cpu_memory.json: a run that was cut short goes on where it stopped (--fresh: not).
 All numbers are measured.
@@ -55,7 +56,6 @@ class Way:
 WAYS = (
     Way("sub-batches", "keep_all", {"micro_batches": FEWEST}),
     Way("recompute", "checkpoint"),
-    Way("search", "search"),
     Way("search, disk", "search", {"host_budget": 0}),
     Way("offload to disk", "vdnn_all", {"host_budget": 0}),
     Way("offload to disk, each use", "least", {"host_budget": 0, "algorithms": "memory"}),

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 import numpy
 
 from vdnn.kernels.numpy.chunks import Sharing
-from vdnn.kernels.numpy.direct_plan import lanes_of
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry, Pair
-from vdnn.kernels.numpy.layout import Scratch, multiples
+from vdnn.kernels.numpy.layout import Scratch
 from vdnn.kernels.numpy.transforms import Winograd
 from vdnn.kernels.numpy.window import Tile
-from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER, ConvPlan, WeightsPlan, conv_plan, transform_of, weights_plan
+from vdnn.kernels.numpy.winograd_plan import ConvPlan, WeightsPlan, conv_plan, transform_of, weights_plan
+from vdnn.kernels.numpy.winograd_products import Matrices, Panels
 from vdnn.layers.base import Array
-
-PANEL = 32  # result channels that the compiled products take at a time
-DEEP = 96  # channels of the source from which on they are faster than the BLAS
 
 
 def workspace(phase: str, g: Geometry, m: int, threads: int) -> int:
@@ -42,7 +39,7 @@ def forward(
     """y = x * w + b.  x: (N, H, W, C), w: (K, r, r, C), b: (K,), y: (N, OH, OW, K)."""
     winograd = transform_of(g, m)
     plan = conv_plan(winograd, g.N, g.outputs, g.C, g.K, g.K, g.C, g.dtype)
-    _Convolution(workers, winograd, plan, g.padding, x, w, False, b, y, space).run(g.flops)
+    Convolution(workers, winograd, plan, g.padding, x, w, False, b, y, space).run(g.flops)
 
 
 def backward_data(workers: Sharing, g: Geometry, m: int, w: Array, dy: Array, dx: Array, space: Array | None) -> None:
@@ -50,10 +47,10 @@ def backward_data(workers: Sharing, g: Geometry, m: int, w: Array, dy: Array, dx
     winograd = transform_of(g, m)
     plan = conv_plan(winograd, g.N, g.source, g.K, g.C, g.K, g.C, g.dtype)
     padding = (winograd.r - 1 - g.padding[0], winograd.r - 1 - g.padding[1])
-    _Convolution(workers, winograd, plan, padding, dy, w, True, None, dx, space).run(g.flops)
+    Convolution(workers, winograd, plan, padding, dy, w, True, None, dx, space).run(g.flops)
 
 
-class _Convolution:
+class Convolution:
     """One convolution in progress: the arrays that its tasks share."""
 
     def __init__(
@@ -74,18 +71,13 @@ class _Convolution:
         self.source, self.w, self.turned, self.bias, self.result = source, w, turned, bias, result
         self.space, self.dtype, a = space, source.dtype.name, winograd.a
         scratch = Scratch(space)
-        # Compiled products take the filter in panels.  For the BLAS a small one is stored as (A, B), which it
-        # multiplies faster; a large one is not worth writing across the grain: the transposed view does as well.
-        K, C = w.shape[0], w.shape[3]
-        A, B = source.shape[3], result.shape[3]
-        self.panels = self.routines.fast and B % PANEL == 0 and lanes_of(self.dtype) <= A
-        self.across = self.panels or (not turned and plan.filter_bytes < LARGE_FILTER)
-        self.filter = scratch.take((a * a, *((A, B) if self.across else (K, C))), self.dtype)
+        self.filter = scratch.take((a * a, w.shape[0], w.shape[3]), self.dtype)
         if not plan.fused:
             self.inner = scratch.take((a * a, plan.tiles, source.shape[3]), self.dtype)
             self.outer = scratch.take((a * a, plan.tiles, result.shape[3]), self.dtype)
         self.start = scratch.start
-        self.matrices = self.filter if turned or self.across else self.filter.transpose(0, 2, 1)  # (a * a, A, B)
+        kind = Panels if self.routines.fast and Panels.fits(source, result) else Matrices
+        self.filters: Matrices | Panels = kind(self)
 
     def scratch(self, worker: int) -> Scratch:
         """A worker's own part of the workspace."""
@@ -93,26 +85,14 @@ class _Convolution:
 
     def run(self, flops: int) -> None:
         """Compute the result."""
-        blocks = self.plan.filter_blocks
-        if self.panels:
-            blocks = multiples(len(self.w), len(blocks), lanes_of(self.dtype))
         seconds = flops / FLOPS / self.winograd.saving
-
-        def transform_some(task: int, worker: int) -> None:
-            rows, filters = blocks[task], self.filter
-            if self.panels:
-                self.routines.transform_panels(self.winograd, self.w, rows, self.turned, filters)
-                return
-            scratch = self.scratch(worker)
-            self.routines.transform_filter(self.winograd, self.w, rows, self.turned, self.across, filters, scratch)
-
-        self.workers.parallel(transform_some, len(blocks), self.filter.nbytes / 1e9)
+        self.filters.transform()
         if self.plan.fused:
             boxes = self.plan.phases[0]
             self.workers.parallel(lambda task, worker: self.fused(boxes[task], worker), len(boxes), seconds)
-        else:
-            for boxes in self.plan.phases:
-                self.phase(boxes, seconds / len(self.plan.phases))
+            return
+        for boxes in self.plan.phases:
+            self.phase(boxes, seconds / len(self.plan.phases))
 
     def fused(self, tile: Tile, worker: int) -> None:
         """One block of tiles, from the source to the result."""
@@ -123,15 +103,8 @@ class _Convolution:
         self.routines.transform_input(self.winograd, self.source, tile, self.padding, inner, 0, scratch)
         scratch.start = start  # the transform's scratch becomes the products'
         outer = scratch.take((a * a, tile.pixels, self.result.shape[3]), self.dtype)
-        self.multiply(inner, self.matrices, outer)
+        self.filters.multiply(inner, outer)
         self.routines.transform_output(self.winograd, outer, 0, tile, self.bias, self.result, scratch)
-
-    def multiply(self, tiles: Array, matrices: Array, out: Array) -> None:
-        """The products of some transformed elements: (n, T, A) times (n, A, B)."""
-        if self.panels:
-            self.routines.multiply_tiles(tiles, matrices, out)
-        else:
-            numpy.matmul(tiles, matrices, out=out)
 
     def phase(self, boxes: Sequence[Tile], seconds: float) -> None:
         """Some blocks of tiles: all transforms, all products, all transforms back."""
@@ -143,8 +116,7 @@ class _Convolution:
             routines.transform_input(winograd, self.source, boxes[task], self.padding, self.inner, start, scratch)
 
         def product(task: int, worker: int) -> None:
-            one = slice(task, task + 1)
-            self.multiply(self.inner[one, :tiles], self.matrices[one], self.outer[one, :tiles])
+            self.filters.multiply_one(task, self.inner[task, :tiles], self.outer[task, :tiles])
 
         def after(task: int, worker: int) -> None:
             scratch, start = self.scratch(worker), starts[task]

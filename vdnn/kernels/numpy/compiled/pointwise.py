@@ -105,12 +105,13 @@ def product(x: Array, L: int, begin: int, end: int, box: int, filters: Array, fi
 
 
 @compiled
-def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, B: int, bias: Array) -> None:
-    """y: (n, T, B) = x: (n, T, A) times n matrices (A, B) of whole panels; bias: (B,)."""
+def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, B: int, plane: int,
+                    bias: Array) -> None:  # fmt: skip
+    """y: (n, T, B) = x: (n, T, A) times n filters, `plane` numbers apart, + bias: (B,); B: whole vectors."""
     boxes = (T + BOX - 1) // BOX
     box = ((T + boxes - 1) // boxes + ROWS - 1) // ROWS * ROWS
     for i in range(n):
-        product(x[i * T * A :], A, 0, T, box, filters[i * A * B :], 0, B, B, bias, y[i * T * B :])
+        product(x[i * T * A :], A, 0, T, box, filters[i * plane :], 0, B, B, bias, y[i * T * B :])
 
 
 @compiled

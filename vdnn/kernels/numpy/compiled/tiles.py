@@ -187,27 +187,26 @@ def into_panels(code: str, a: int, r: int) -> Kernel:
     taps = r * r
 
     @compiled
-    def kernel(w: Array, C: int, k0: int, k1: int, turned: bool, out: Array, A: int, B: int) -> None:
-        # w: (K, r, r, C); out: a * a planes of panels (A, wide); A, B: C, K, or K, C if turned round
+    def kernel(w: Array, C: int, A: int, first: int, last: int, turned: bool, out: Array, plane: int) -> None:
+        # w: (K, r, r, C); out: a * a planes of panels (A, wide), from result channel `first` on
+        # the source's A channels and the result's are C and K, or, turned round, K and C
         lanes = VECTOR // w.itemsize
-        wide, plane, square = VECTORS * lanes, A * B, lanes * lanes
-        spare = numpy.empty(a * a * square, w.dtype)
-        if turned:
-            for k in range(k0, k1):
-                for c in range(0, B, lanes):
-                    v = c // wide * wide
-                    at, to = (k * taps + taps - 1) * C + c, v * A + k * wide + c - v
+        wide, square = VECTORS * lanes, lanes * lanes
+        patch = numpy.empty(taps * square, w.dtype)
+        for v in range(first, last, wide):
+            panel = (v - first) * A
+            for k in range(A if turned else 0):
+                for i in range(0, wide, lanes):
+                    at, to = (k * taps + taps - 1) * C + v + i, panel + k * wide + i
                     transform(code, w, at, -r * C, -C, out, to, a * plane, plane, None, 0)
-            return
-        for k in range(k0, k1, lanes):
-            v = k // wide * wide
-            for first in range(0, A, lanes):
-                c = min(first, A - lanes)
-                for p in range(lanes):
-                    at = (k + p) * taps * C + c
-                    transform(code, w, at, r * C, C, spare, p * lanes, a * square, square, None, 0)
-                for e in range(a * a):
-                    transpose(spare, e * square, lanes, out, e * plane + v * A + c * wide + k - v, wide)
+            for i in range(0, 0 if turned else wide, lanes):
+                for start in range(0, A, lanes):
+                    c = min(start, A - lanes)
+                    for tap in range(taps):
+                        transpose(w, ((v + i) * taps + tap) * C + c, taps * C, patch, tap * square, lanes)
+                    for p in range(lanes):
+                        to = panel + (c + p) * wide + i
+                        transform(code, patch, p * lanes, r * square, square, out, to, a * plane, plane, None, 0)
 
     return kernel
 

@@ -75,21 +75,21 @@ class WinogradRoutines:
         kernel(w.reshape(-1), C, *rows, flip, across, matrices.reshape(-1), K * C, K)
 
     @staticmethod
-    def transform_panels(winograd: Winograd, w: Array, rows: Pair, turned: bool, panels: Array) -> None:
-        """Transform filters rows[0] .. rows[1] - 1 of w: (K, r, r, C) for `multiply_tiles`.
+    def transform_panels(winograd: Winograd, w: Array, channels: Pair, turned: bool, panels: Array, plane: int) -> None:
+        """Transform the filters of some of the result's channels, whole panels of them, for `multiply_tiles`.
 
-        panels: (a * a, C, K), or, turned by 180 degrees, (a * a, K, C), in panels of the last axis.  Rows begin and end
-        at whole vectors, or are turned.
+        w: (K, r, r, C), turned by 180 degrees if `turned`.  panels: flat; of each transformed element `plane` numbers,
+        in which the panels lie one after the other from the first of these channels on.
         """
-        kernel, C = kernels_of(winograd)["panels"], w.shape[3]
-        kernel(w.reshape(-1), C, *rows, turned, panels.reshape(-1), *panels.shape[1:])
+        K, _, _, C = w.shape
+        kernels_of(winograd)["panels"](w.reshape(-1), C, K if turned else C, *channels, turned, panels, plane)
 
     @staticmethod
-    def multiply_tiles(tiles: Array, panels: Array, out: Array) -> None:
-        """out: (n, T, B) = tiles: (n, T, A) times panels: (n, A, B), all dense; B: whole panels."""
+    def multiply_tiles(tiles: Array, panels: Array, plane: int, out: Array) -> None:
+        """out: (n, T, B) = tiles: (n, T, A) times n filters in panels, flat, `plane` numbers apart; all dense."""
         (n, T, A), B = tiles.shape, out.shape[2]
-        flat = tiles.reshape(-1), panels.reshape(-1), out.reshape(-1)
-        pointwise.multiply_planes(*flat, n, T, A, B, no_bias(B, out.dtype.name))
+        flat = tiles.reshape(-1), panels, out.reshape(-1)
+        pointwise.multiply_planes(*flat, n, T, A, B, plane, no_bias(B, out.dtype.name))
 
     @staticmethod
     def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: object) -> None:
