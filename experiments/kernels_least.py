@@ -2,13 +2,15 @@
 
     python experiments/kernels_least.py [--quick]   # writes experiments/results/kernels_least.csv
 
-Every convolution of the benchmarks' networks with one group, each shape once: forward and both backward passes, by
-"direct", which takes at most 1 MiB of workspace a worker, in turn with PyTorch on the same channels-last arrays.
-Before each the machine rests for 60 ms, so that the threads of the other sleep, and one call comes that is not timed.
+Every convolution of the benchmarks' networks with one group, each shape once: forward and both backward passes, by an
+algorithm without Winograd's roundings that takes at most 1 MiB of workspace a worker, in turn with PyTorch on the same
+channels-last arrays.  Before each the machine rests for 60 ms, so that the threads of the other sleep, and one call
+comes that is not timed.
 
 What is judged are layers with planes of 28x28 and more and 32 channels and more, on both sides of the layer; others are
-printed.  vdnn's calls include the bias, PyTorch's do not.  Exit status 1 if the judged layers' ratios miss the limits
-or a workspace is larger.  All numbers are measured.
+printed.  vdnn's calls include the bias, PyTorch's do not.  NumPy alone and the compiled kernels are both measured; the
+limits are for the compiled, where there are any.  Exit status 1 if they are missed or a workspace is larger.  All
+numbers are measured.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from rich.table import Table
 
 from vdnn.commands.measure import processor
 from vdnn.kernels.numpy import NumpyKernels
+from vdnn.kernels.numpy.conv import EXACT
+from vdnn.layers.base import Algorithm
 from vdnn.network import Network
 
 REST = 0.06  # seconds
@@ -35,7 +39,20 @@ PLANE, CHANNELS = 28, 32  # at least, of what is judged
 TYPICAL, WORST = 1.4, 2.2  # limits of the ratios of judged layers: their median, any
 BLOCK, MOST = 0.05, 8  # seconds of timed calls in a row, and at most so many
 COLUMNS = (
-    *("layer", "pass", "batch", "channels", "plane", "filters", "kernel", "stride", "padding", "judged"),
+    *(
+        "layer",
+        "kernels",
+        "algorithm",
+        "pass",
+        "batch",
+        "channels",
+        "plane",
+        "filters",
+        "kernel",
+        "stride",
+        "padding",
+        "judged",
+    ),
     *("workspace_bytes_a_worker", "vdnn_seconds_measured", "torch_seconds_measured", "ratio", "times"),
 )
 
@@ -47,6 +64,8 @@ class Row:
     """One pass of one layer; seconds of a call."""
 
     name: str
+    kernels: str
+    algorithm: str
     phase: str
     layer: Layer
     workspace: int  # bytes a worker
@@ -67,7 +86,17 @@ class Row:
     def cells(self) -> tuple[object, ...]:
         """The line of the CSV."""
         figures = f"{self.ours:.6f}", f"{self.theirs:.6f}", f"{self.ratio:.3f}"
-        return self.name, self.phase, *self.layer, self.is_judged, self.workspace, *figures, self.times
+        return (
+            self.name,
+            self.kernels,
+            self.algorithm,
+            self.phase,
+            *self.layer,
+            self.is_judged,
+            self.workspace,
+            *figures,
+            self.times,
+        )
 
 
 def is_judged(layer: Layer) -> bool:
@@ -107,35 +136,41 @@ def block(call: Callable[[], None]) -> list[float]:
     return found
 
 
-def rows_of(kernels: NumpyKernels, name: str, layer: Layer, rounds: int) -> Iterator[Row]:
+def least(found: Sequence[Algorithm], threads: int) -> Algorithm:
+    """Of the exact algorithms that take at most 1 MiB a worker the one that is said to be the fastest."""
+    return max((a for a in found if a.name in EXACT and a.workspace <= threads * MIB), key=lambda a: a.rate)
+
+
+def rows_of(kernels: NumpyKernels, kind: str, name: str, layer: Layer, rounds: int) -> Iterator[Row]:
     """Every pass that the layer has; the first layer of a network has no backward to its data."""
     for phase in PASSES:
         if phase == "backward_data" and layer[1] == 3:
             continue
         found, _ = calls(kernels, layer, phase)
-        label = next(label for label in found if label.startswith("direct "))
         options = {"stride": (layer[5],) * 2, "padding": (layer[6],) * 2, "dilation": (1, 1), "groups": 1}
         shapes = layer[:3] + layer[2:3], (layer[3], layer[1], layer[4], layer[4])
-        algorithms = kernels.conv2d_algorithms(phase, *shapes, dtype="float32", **options)
-        space = next(a.workspace for a in algorithms if a.name == "direct") // kernels.threads
+        algorithm = least(kernels.conv2d_algorithms(phase, *shapes, dtype="float32", **options), kernels.threads)
+        label = next(label for label in found if label.startswith(f"{algorithm.name} "))
         ours, theirs = [], []
         for _ in range(rounds):
             with kernels.step():  # as in a training step: the BLAS has one thread
                 ours += block(found[label])
             theirs += block(found["torch"])
-        yield Row(name, phase, layer, space, median(ours), median(theirs), len(ours))
+        space = algorithm.workspace // kernels.threads
+        yield Row(name, kind, algorithm.name, phase, layer, space, median(ours), median(theirs), len(ours))
 
 
 def table_of(rows: Sequence[Row]) -> Table:
     """What is printed: the judged layers first, the slowest of them on top."""
-    table = Table(title="direct against PyTorch channels_last, measured")
+    table = Table(title=f"vdnn {rows[0].kernels} in at most 1 MiB a worker against PyTorch channels_last, measured")
     shape_head = "N, C, H, K, R, stride, padding"
-    for column in ("layer", shape_head, "pass", "KiB a worker", "ms", "torch ms", "ratio", "judged"):
-        table.add_column(column, justify="left" if column in ("layer", "pass") else "right")
+    for column in ("layer", shape_head, "pass", "algorithm", "KiB a worker", "ms", "torch ms", "ratio", "judged"):
+        table.add_column(column, justify="left" if column in ("layer", "pass", "algorithm") else "right")
     for row in sorted(rows, key=lambda row: (not row.is_judged, -row.ratio)):
         times = f"{1e3 * row.ours:.2f}", f"{1e3 * row.theirs:.2f}", f"{row.ratio:.2f}"
         shape = ", ".join(map(str, row.layer))
-        table.add_row(row.name, shape, row.phase, str(row.workspace >> 10), *times, "yes" if row.is_judged else "")
+        about = row.name, shape, row.phase, row.algorithm, str(row.workspace >> 10)
+        table.add_row(*about, *times, "yes" if row.is_judged else "")
     return table
 
 
@@ -170,26 +205,28 @@ def summary(rows: Sequence[Row]) -> str:
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)
-@click.option("--kernels", "name", type=click.Choice(kernels_here()), default=kernels_here()[0], show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/kernels_least.csv]")
-def main(quick: bool, threads: int, rounds: int, batch: int, name: str, out: Path | None) -> None:
+def main(quick: bool, threads: int, rounds: int, batch: int, out: Path | None) -> None:
     """Measure, print, write the CSV and check the limits."""
     if torch is None:
         raise click.ClickException("PyTorch is not installed, and there is nothing to compare with")
     cases = [case.smaller(1 if quick else batch) for case in CASES if not quick or case.network == "resnet20"]
-    with kernels_chosen(name):
-        kernels = NumpyKernels(threads)
-    torch.set_num_threads(threads)
-    rows: list[Row] = []
-    for about, layer in layers_of([case.make() for case in cases]).items():
-        rows += rows_of(kernels, about, layer, 1 if quick else rounds)
+    shapes = layers_of([case.make() for case in cases])
+    rows: dict[str, list[Row]] = {}
+    for kind in kernels_here():
+        with kernels_chosen(kind):
+            kernels = NumpyKernels(threads)
+            _ = kernels.routines  # compiled or not: found out here
+        torch.set_num_threads(threads)  # after Numba, whose first parallel launch would set all
+        rounds = 1 if quick else rounds
+        rows[kind] = [row for name, layer in shapes.items() for row in rows_of(kernels, kind, name, layer, rounds)]
+        wide_console().print(table_of(rows[kind]))
+        click.echo(f"{kind}: {summary(rows[kind])}")
     out = out or (None if quick else record.RESULTS / "kernels_least.csv")
     if out:
-        facts = processor(), f"{threads} threads", f"vdnn {name}", f"PyTorch {torch.__version__}"
-        record.write(out, COLUMNS, [row.cells() for row in rows], *facts)
-    wide_console().print(table_of(rows))
-    click.echo(summary(rows))
-    wrong = [] if quick else faults(rows)
+        facts = processor(), f"{threads} threads", f"PyTorch {torch.__version__}"
+        record.write(out, COLUMNS, [row.cells() for found in rows.values() for row in found], *facts)
+    wrong = [] if quick else faults(list(rows.values())[-1])
     for fault in wrong:
         click.echo(fault)
     raise SystemExit(bool(wrong))

@@ -26,6 +26,7 @@ from cpu_cases import Case  # noqa: E402
 from cpu_report import Line  # noqa: E402
 
 import vdnn  # noqa: E402
+from vdnn.layers.base import Algorithm  # noqa: E402
 
 TINY = Case("digits_vgg", 8, (1, 32, 32), {"channels": 8, "counts": (1, 1), "batch_norm": False})
 NORMED = Case("resnet20", 4, (3, 8, 8))
@@ -293,12 +294,19 @@ def test_large_planes_and_many_channels_are_judged():
 
 def test_a_median_and_a_worst_ratio_that_are_too_large_are_faults():
     layer = (8, 64, 56, 64, 3, 1, 1)
-    rows = [kernels_least.Row("a", "forward", layer, 1 << 20, ratio, 1.0, 3) for ratio in (1.3, 1.45, 2.3)]
+    about = "a", "fast", "direct", "forward", layer, 1 << 20
+    rows = [kernels_least.Row(*about, ratio, 1.0, 3) for ratio in (1.3, 1.45, 2.3)]
     assert kernels_least.faults(rows) == [
         "the median ratio is 1.45, at most 1.4 wanted",
         "the worst ratio is 2.30, a forward, at most 2.2 wanted",
     ]
     assert kernels_least.faults(rows[:1]) == []
+
+
+def test_least_memory_is_the_fastest_exact_algorithm_within_a_mebibyte_a_worker():
+    found = [Algorithm("direct", 0, 0.9), Algorithm("winograd2", 10, 2.0), Algorithm("pack", 2 << 20, 1.0)]
+    assert kernels_least.least(found, 1).name == "direct"
+    assert kernels_least.least(found, 2).name == "pack"
 
 
 # ---- with PyTorch, where it is installed

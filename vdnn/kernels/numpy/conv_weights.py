@@ -15,7 +15,7 @@ import numpy
 
 from vdnn.kernels.numpy.gemm import FLOPS, Chunk, chunkings
 from vdnn.kernels.numpy.geometry import Geometry
-from vdnn.kernels.numpy.layout import Scratch, array_bytes, spans
+from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
 from vdnn.kernels.numpy.threads import Workers
 from vdnn.kernels.numpy.window import Tile, forward_windows, pack, tiles
 from vdnn.layers.base import Array
@@ -26,6 +26,7 @@ PARTIALS = {"direct": 384 * KIB, "pack": 4096 * KIB}  # for all slices but the f
 WIDE = {"direct": 640, "pack": 1280}  # columns of a chunk from which on it is not made wider
 SLICES = 8
 ENOUGH = 8  # tasks
+AREA, SHORTEST = 4096, 16  # elements of dw in a block of a 1x1 product, and of its longer side
 HEIGHT = 1024  # rows of dy per product with the vector of ones
 ONES = {dtype: numpy.ones((1, HEIGHT), dtype) for dtype in ("float32", "float64")}
 PARTIAL_SUMS = 8192  # elements of the slices' sums of dy; few enough to be allocated
@@ -133,13 +134,23 @@ def add_tree(partials: list[Array]) -> None:
         step *= 2
 
 
+def block_of(K: int, C: int, least: int) -> tuple[int, int]:
+    """Rows and columns of dw in a task: halves of its longer side, until there are enough blocks of about AREA.
+
+    In smaller ones the BLAS, which sums over many pixels, copies more than it multiplies.
+    """
+    tall, wide, wanted = K, C, max(least, min(ENOUGH, K * C // AREA))
+    while ceil_div(K, tall) * ceil_div(C, wide) < wanted and max(tall, wide) > SHORTEST:
+        tall, wide = (ceil_div(tall, 2), wide) if tall >= wide else (tall, ceil_div(wide, 2))
+    return tall, wide
+
+
 def pointwise(workers: Workers, g: Geometry, x: Array, dy: Array, dw: Array) -> None:
     """Write dw of a 1x1 product: blocks of dw, each one GEMM over all pixels, without workspace."""
     P = g.N * g.outputs[0] * g.outputs[1]
     source, gradient = x.reshape(P, -1), dy.reshape(P, -1).T
-    wide = spans(g.C, max(64, -(-g.C // ENOUGH)))
-    tall = spans(g.K, max(64, -(-g.K // max(1, ENOUGH // len(wide)))))
-    tasks = [(i, k, c) for i in range(g.groups) for k in tall for c in wide]
+    tall, wide = block_of(g.K, g.C, 2 if g.groups == 1 else 1)
+    tasks = [(i, k, c) for i in range(g.groups) for k in spans(g.K, tall) for c in spans(g.C, wide)]
 
     def run(task: int, worker: int) -> None:
         i, (k0, k1), (c0, c1) = tasks[task]

@@ -22,12 +22,13 @@ from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
 BLOCK = 32  # result channels that meet the pixels at a time
+FEWER = 8  # tasks of the filter's gradient
 NARROWEST = 64  # rows or columns of the filter's gradient in a task, at least
-SHARE = 196  # pixels of a task, at least: each lays out the filter anew
+SHARE = 392  # pixels of a task, at least: each lays out the filter anew
 IN_CACHE = 2**18  # bytes of pixels that are seen again and again
 FEWEST, MOST = 16, 96  # pixels of a box
 SHORTEST, LONGEST = 32, 192  # pixels of a panel
-PARTIALS = 2**20  # bytes of partial sums of the filter's gradient, those of the first part aside
+PARTIALS = 2**19  # bytes of partial sums of the filter's gradient, those of the first part aside
 
 
 class PointwisePlan(NamedTuple):
@@ -86,6 +87,7 @@ def weights_plan(g: Geometry) -> PointwisePlan | None:
     if not g.is_pointwise or g.groups > 1:
         return None
     pixels, item, wanted, longer = pixels_of(g), numpy.dtype(g.dtype).itemsize, wanted_tasks(g), max(g.C, g.K)
+    wanted = min(wanted, FEWER)
     parts = min(wanted, 1 + PARTIALS // array_bytes(g.dtype, g.K, g.C), ceil_div(pixels, LONGEST))
     cut = multiples(longer, max(1, min(ceil_div(wanted, parts), longer // NARROWEST)), BLOCK)
     wide = tuple(ceil_div(size, BLOCK) * BLOCK for size in (cut[0][1], min(g.C, g.K)))
