@@ -39,7 +39,7 @@ HALF_RATE = {"winograd2": 100, "winograd4": 170}
 COMPILED_HALF_RATE = {"winograd2": (40, 90), "winograd4": (80, 150)}  # of the other passes, of backward_weights
 WORTH = 0.75
 # With so many tiles in all, compiled transforms of the filter take as long as the rest; with so many pixels, its copies
-FEW_TILES = (60, 15)  # of the other passes, of backward_weights
+FEW_TILES = (35, 15)  # of the other passes, of backward_weights
 FEW_PIXELS = 150
 GEMM_WORKSPACE = {
     "forward": conv_gemm.forward_workspace,
