@@ -3,6 +3,7 @@ import pytest
 
 pytest.importorskip("numba", exc_type=ImportError)
 
+from vdnn.kernels.numpy.compiled.multiply import VECTORS
 from vdnn.kernels.numpy.layout import Scratch
 from vdnn.kernels.numpy.routines import routines
 from vdnn.kernels.numpy.transforms import TRANSFORMS
@@ -86,6 +87,35 @@ def test_output_transforms_have_numpys_bits(winograd, K, has_bias):
         assert (y[[0, 2]] == 7).all()
         results.append(y)
     assert same(*results)
+
+
+@each
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("K", "C", "dtype"), [(64, 37, "float32"), (160, 96, "float32"), (96, 64, "float64")])
+def test_panels_are_numpys_transformed_filter_in_another_order(winograd, K, C, dtype, turned):
+    if turned:
+        K, C = C, K  # result channels are whole panels
+    w, a = random(K, winograd.r, winograd.r, C, dtype=dtype), winograd.a
+    expected = np.zeros((a * a, *((K, C) if turned else (C, K))), dtype)
+    BOTH[0].transform_filter(winograd, w, (0, K), turned, not turned, expected, scratch())
+    A, B = expected.shape[1:]
+    wide = VECTORS * (64 // w.itemsize)
+    found, first = np.zeros(expected.size, dtype), B - 32
+    BOTH[1].transform_panels(winograd, w, (0, first), turned, found, A * B)
+    BOTH[1].transform_panels(winograd, w, (first, B), turned, found[first * A :], A * B)
+    assert same(found.reshape(a * a, B // wide, A, wide), expected.reshape(a * a, A, B // wide, wide).swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("T", [1, 8, 97, 200])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_with_panels_are_matrix_products_and_leave_other_channels_alone(T, dtype):
+    n, A, B, wide = 3, 100, 96, VECTORS * (64 // np.dtype(dtype).itemsize)
+    tiles, matrices, out = random(n, T, A, dtype=dtype), random(n, A, B, dtype=dtype), np.full((n, T, B), 7, dtype)
+    panels = matrices[:, :, 32:].reshape(n, A, 64 // wide, wide).swapaxes(1, 2).copy().reshape(-1)
+    BOTH[1].multiply_tiles(tiles, panels, A * 64, (32, 96), out)
+    assert (out[:, :, :32] == 7).all()
+    error = np.abs(out[:, :, 32:] - tiles @ matrices[:, :, 32:]).max()
+    assert error < (1e-4 if dtype == "float32" else 1e-12)
 
 
 @each

@@ -5,7 +5,7 @@ Logical shapes: x (N, C, H, W), w (K, C / groups, R, S), b (K,), y (N, K, OH, OW
 direct     tiled im2col and GEMM in at most 1 MiB of workspace a worker, or, compiled, without a matrix
            (vdnn.kernels.numpy.direct); a GEMM without workspace for 1x1, stride 1, no padding
 pack       the same with tiles of about 3 MiB a worker, and backward_data with a rearranged copy of the filter; for 1x1
-           what only the compiled kernels gain by, copies of at most 1 MiB a worker (vdnn.kernels.numpy.pointwise)
+           forward and backward_data, what only the compiled kernels gain by (vdnn.kernels.numpy.pointwise)
 winograd2  F(2x2, 3x3) for 3x3, stride 1: 2.25 times fewer multiplications, as exact as direct; F(2x2, 5x5) for 5x5,
            stride 1: 2.78 times fewer, off as winograd4 is
 winograd4  F(4x4, 3x3) for 3x3, stride 1: 4 times fewer, about 1e-5 of the largest element off in float32
@@ -81,7 +81,7 @@ def _pointwise(phase: str, g: Geometry, fast: bool) -> dict[str, float]:
 def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> dict[str, float]:
     """The rates of what is compiled."""
     rates, is_weights, pixels = {}, phase == "backward_weights", g.N * g.outputs[0] * g.outputs[1]
-    if direct.applies(phase, g):
+    if compiled_form(phase, g, "direct"):
         rates["direct"] = 1.1 * depth / (depth + 8) * pixels / (pixels + FEW_PIXELS)
         if "pack" in names:
             rates["pack"] = 0.8 * rates["direct"]
@@ -94,14 +94,19 @@ def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> di
     return rates
 
 
+def compiled_form(phase: str, g: Geometry, algorithm: str) -> Any:
+    """The module that has a compiled form of this; None if there is none."""
+    if pointwise.applies(phase, g):
+        return pointwise if (algorithm == "pack") == g.is_pointwise else None
+    return direct if algorithm == "direct" and direct.applies(phase, g) else None
+
+
 def workspace_of(phase: str, g: Geometry, algorithm: str, threads: int) -> int:
     """Bytes of workspace."""
     if algorithm in WINOGRAD:
         return winograd.workspace(phase, g, WINOGRAD[algorithm], threads)
-    if g.is_pointwise and algorithm == "pack":
-        return pointwise.workspace(phase, g, threads)
-    needed = GEMM_WORKSPACE[phase](g, algorithm, threads)
-    return max(needed, direct.workspace(phase, g, threads)) if algorithm == "direct" else needed
+    needed, form = GEMM_WORKSPACE[phase](g, algorithm, threads), compiled_form(phase, g, algorithm)
+    return max(needed, form.workspace(phase, g, threads)) if form else needed
 
 
 class ConvKernels(Sharing):
@@ -224,9 +229,8 @@ class ConvKernels(Sharing):
         self.parallel(run, len(images) if rows is None else -(-len(rows) // step), self.estimate(1, y, y))
 
     def _compiled(self, phase: str, g: Geometry, algorithm: str) -> Any:
-        """The module that does this compiled, and has its three passes; None if NumPy does it."""
-        module = pointwise if g.is_pointwise and algorithm == "pack" else direct if algorithm == "direct" else None
-        return module if module and self.fast and module.applies(phase, g) else None
+        """The module that does this compiled; None if NumPy does it."""
+        return compiled_form(phase, g, algorithm) if self.fast else None
 
     def _rates(self, phase: str, g: Geometry) -> dict[str, float]:
         """The algorithms that these kernels have, and their rates."""

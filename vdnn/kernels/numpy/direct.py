@@ -149,10 +149,10 @@ class Weighing(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def weighings(g: Geometry) -> tuple[Weighing, ...] | None:
-    """The sums of backward_weights, one of each group; None if it cannot be done so, or not without workspace."""
+    """The sums of backward_weights, one of each group; None if it cannot be done so, or is a plain product."""
     windows = forward_windows(g.source, g.outputs, g.taps, g.stride, g.padding, g.dilation)
-    plan = weights_plan(g.N, *windows, g.C, g.K, g.groups, g.dtype)
-    if plan is None or (g.is_pointwise and (plan.scratch or len(plan.parts) > 1)):
+    plan = None if g.is_pointwise else weights_plan(g.N, *windows, g.C, g.K, g.groups, g.dtype)
+    if plan is None:
         return None
     found, size = [], g.taps[0] * g.taps[1] * g.C
     for i in range(g.groups):

@@ -49,7 +49,6 @@ class Routines:
     gather: Callable[..., None]
     weigh: Callable[..., None]
     multiply_pixels: Callable[..., None]
-    weigh_pixels: Callable[..., None]
     linear_forward: Callable[..., None]
     linear_backward_data: Callable[..., None]
     linear_backward_weights: Callable[..., None]

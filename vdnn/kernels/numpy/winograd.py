@@ -115,15 +115,12 @@ class Convolution:
             scratch, start = self.scratch(worker), starts[task]
             routines.transform_input(winograd, self.source, boxes[task], self.padding, self.inner, start, scratch)
 
-        def product(task: int, worker: int) -> None:
-            self.filters.multiply_one(task, self.inner[task, :tiles], self.outer[task, :tiles])
-
         def after(task: int, worker: int) -> None:
             scratch, start = self.scratch(worker), starts[task]
             routines.transform_output(winograd, self.outer, start, boxes[task], self.bias, self.result, scratch)
 
         self.workers.parallel(before, len(boxes), seconds / 4)
-        self.workers.parallel(product, len(self.inner), seconds / 2)
+        self.filters.multiply_all(tiles, seconds / 2)
         self.workers.parallel(after, len(boxes), seconds / 4)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vdnn.kernels.numpy.winograd import Convolution
 
 PANEL = 32  # result channels that the compiled products take at a time
-TASKS = 16  # that transform a filter into panels
+MUCH = 8  # times larger
 DEEP = 96  # channels of the source from which on they are faster than the BLAS
 
 
@@ -49,38 +49,71 @@ class Matrices:
         """All products of a block: out = tiles: (a * a, T, A) times the filter."""
         numpy.matmul(tiles, self.matrices, out=out)
 
-    def multiply_one(self, element: int, tiles: Array, out: Array) -> None:
-        """One product of a phase: out: (T, B) = tiles: (T, A) times the filter's matrix of one transformed element."""
-        numpy.matmul(tiles, self.matrices[element], out=out)
+    def multiply_all(self, tiles: int, seconds: float) -> None:
+        """All products of a phase, which has so many tiles, and takes about so long."""
+        work = self.work
+
+        def run(task: int, worker: int) -> None:
+            numpy.matmul(work.inner[task, :tiles], self.matrices[task], out=work.outer[task, :tiles])
+
+        work.workers.parallel(run, len(work.inner), seconds)
 
 
 class Panels:
-    """The transformed filter in panels for the compiled products, (a * a, B / PANEL, A, PANEL)."""
+    """The transformed filter in panels for the compiled products, (a * a, B / PANEL, A, PANEL).
+
+    One that is much larger than the transformed tiles of the only phase is not kept, as it would go through memory
+    twice: a worker transforms a panel, and multiplies all tiles with it while its cache holds it.
+    """
 
     def __init__(self, work: Convolution) -> None:
         self.work, self.A, self.B = work, work.source.shape[3], work.result.shape[3]
         self.flat, self.plane = work.filter.reshape(-1), self.A * self.B
+        self.panels = multiples(self.B, self.B // PANEL, PANEL)
 
     @staticmethod
     def fits(source: Array, result: Array) -> bool:
         """Whether compiled products of these arrays' channels are faster than the BLAS, and panels are whole."""
         return bool(result.shape[3] % PANEL == 0 and source.shape[3] >= DEEP)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the whole filter is transformed before it is multiplied; bits do not depend on it."""
+        work = self.work
+        if work.plan.fused or len(work.plan.phases) > 1 or work.workers.threads > len(self.panels):
+            return True
+        return bool(work.filter.nbytes <= MUCH * work.inner.nbytes)
+
     def transform(self) -> None:
-        """Transform the filter."""
-        work, blocks = self.work, multiples(self.B, TASKS, PANEL)
+        """Transform the filter, if it is kept."""
+        if self.is_kept:
+            self.work.workers.parallel(self.make, len(self.panels), self.work.filter.nbytes / 1e9)
 
-        def run(task: int, worker: int) -> None:
-            own = self.flat[blocks[task][0] * self.A :]
-            work.routines.transform_panels(work.winograd, work.w, blocks[task], work.turned, own, self.plane)
-
-        work.workers.parallel(run, len(blocks), work.filter.nbytes / 1e9)
+    def make(self, task: int, worker: int) -> None:
+        """Transform a panel."""
+        work, own = self.work, self.flat[self.panels[task][0] * self.A :]
+        work.routines.transform_panels(work.winograd, work.w, self.panels[task], work.turned, own, self.plane)
 
     def multiply(self, tiles: Array, out: Array) -> None:
-        """All products of a block: out = tiles: (a * a, T, A) times the filter."""
-        self.work.routines.multiply_tiles(tiles, self.flat, self.plane, out)
+        """All products of a block of tiles: out = tiles: (a * a, T, A) times the filter."""
+        self.work.routines.multiply_tiles(tiles, self.flat, self.plane, (0, self.B), out)
 
-    def multiply_one(self, element: int, tiles: Array, out: Array) -> None:
-        """One product of a phase: out: (T, B) = tiles: (T, A) times the filter's matrix of one transformed element."""
-        own = self.flat[element * self.plane :]
-        self.work.routines.multiply_tiles(tiles[None], own, self.plane, out[None])
+    def multiply_all(self, tiles: int, seconds: float) -> None:
+        """All products of a phase, which has so many tiles, and takes about so long."""
+        work = self.work
+        if not self.is_kept:
+            work.workers.parallel(self.make_and_multiply, len(self.panels), seconds)
+            return
+
+        def run(task: int, worker: int) -> None:
+            one, own = slice(task, task + 1), self.flat[task * self.plane :]
+            work.routines.multiply_tiles(work.inner[one, :tiles], own, self.plane, (0, self.B), work.outer[one, :tiles])
+
+        work.workers.parallel(run, len(work.inner), seconds)
+
+    def make_and_multiply(self, task: int, worker: int) -> None:
+        """Transform a panel into the worker's part of the filter's place, and multiply all tiles with it."""
+        work, channels, plane = self.work, self.panels[task], self.A * PANEL
+        own = self.flat[worker * len(work.filter) * plane :]
+        work.routines.transform_panels(work.winograd, work.w, channels, work.turned, own, plane)
+        work.routines.multiply_tiles(work.inner, own, plane, channels, work.outer)

@@ -1,7 +1,7 @@
 """1x1 convolutions, compiled: matrix products whose factors are laid side by side before they meet in registers.
 
 Read in place, a column of a matrix whose rows are a power of two long falls into a few sets of the L1 cache.  All
-arrays are flat; a pixel of x has L or C channels, one of y or dy M or K.
+arrays are flat; a pixel of x has L channels.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy
 from vdnn.kernels.numpy.compiled.direct import TERMS, copy, lay_rows, many, one
 from vdnn.kernels.numpy.compiled.jit import compiled
 from vdnn.kernels.numpy.compiled.lanes import load, load_first, store
-from vdnn.kernels.numpy.compiled.multiply import FEWER_ROWS, ROWS, VECTORS, over_rows
+from vdnn.kernels.numpy.compiled.multiply import ROWS, VECTORS
 from vdnn.kernels.numpy.compiled.vectors import VECTOR
 from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
+Triple = tuple[int, int, int]
 BOX = 96  # tiles that meet a block of the filter
 AT_ONCE = 16  # rows that are laid out together
-across = over_rows(FEWER_ROWS, VECTORS)
 
 
 @compiled
@@ -83,20 +83,34 @@ def multiply_rest(x: Array, places: Array, pixels: int, L: int, filters: Array, 
 
 
 @compiled
-def product(x: Array, L: int, begin: int, end: int, box: int, filters: Array, first: int, count: int, M: int,
-            bias: Array, y: Array) -> None:  # fmt: skip
-    """y: (any, M), of pixels begin .. end - 1 the channels first .. first + count - 1 = bias + x times the filters.
+def find(places: Array, begin: int, pixels: int, grid: Pair, strides: Triple, first: int) -> None:
+    """Where some pixels of images of a grid of pixels begin, and the last of them again and again.
 
-    filters: of lay_filters; bias: of these channels, and a vector more; box: pixels at a time.
+    strides: how far images, rows and columns lie apart.
+    """
+    rows, columns = grid
+    image, row, column = strides
+    for i in range(pixels + ROWS - 1):
+        line, w = divmod(begin + min(i, pixels - 1), columns)
+        n, h = divmod(line, rows)
+        places[i] = n * image + h * row + w * column + first
+
+
+@compiled
+def product(x: Array, source: Triple, L: int, grid: Pair, begin: int, end: int, box: int, filters: Array, first: int,
+            count: int, bias: Array, y: Array, target: Triple) -> None:  # fmt: skip
+    """y, of pixels begin .. end - 1 of a grid the channels first .. first + count - 1 = bias + x times the filters.
+
+    source, target: strides of x, which has L channels, and of y; filters: of lay_filters; bias: of these channels and
+    a vector more; box: pixels at a time.
     """
     lanes = VECTOR // x.itemsize
     places, targets = numpy.empty(box + ROWS, numpy.int64), numpy.empty(box + ROWS, numpy.int64)
     line, in_line = numpy.empty(ROWS * lanes, x.dtype), numpy.arange(ROWS) * lanes
     for p in range(begin, end, box):
         pixels = min(box, end - p)
-        for i in range(pixels + ROWS - 1):
-            pixel = p + min(i, pixels - 1)
-            places[i], targets[i] = pixel * L, pixel * M + first
+        find(places, p, pixels, grid, source, 0)
+        find(targets, p, pixels, grid, target, first)
         for v in range(0, count, VECTORS * lanes):
             own = min(VECTORS * lanes, count - v)
             multiply_box(x, places, pixels, L, filters, v, own, y, targets, bias)
@@ -105,51 +119,12 @@ def product(x: Array, L: int, begin: int, end: int, box: int, filters: Array, fi
 
 
 @compiled
-def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, B: int, plane: int,
-                    bias: Array) -> None:  # fmt: skip
-    """y: (n, T, B) = x: (n, T, A) times n filters, `plane` numbers apart, + bias: (B,); B: whole vectors."""
+def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, B: int, plane: int, first: int,
+                    count: int, bias: Array) -> None:  # fmt: skip
+    """y: (n, T, B), its channels first .. first + count - 1 = bias + x: (n, T, A) times n filters, `plane` apart."""
     boxes = (T + BOX - 1) // BOX
     box = ((T + boxes - 1) // boxes + ROWS - 1) // ROWS * ROWS
+    grid, source, target = (1, T), (0, 0, A), (0, 0, B)
     for i in range(n):
-        product(x[i * T * A :], A, 0, T, box, filters[i * plane :], 0, B, B, bias, y[i * T * B :])
-
-
-@compiled
-def weigh_panels(dy: Array, count: int, x: Array, length: int, pixels: int, dw: Array, start: int, C: int,
-                 sums: Array) -> None:  # fmt: skip
-    """dw[start + k * C + c] += dy^T x, for k < count, c < length, from panels; those of dy are a vector wide.
-
-    sums: a block of dw.
-    """
-    lanes = VECTOR // x.itemsize
-    wide = VECTORS * lanes
-    places, seen = numpy.arange(pixels) * lanes, numpy.arange(pixels) * wide
-    zero = x.dtype.type(0)
-    for v in range(0, length, wide):
-        for k in range(0, count, FEWER_ROWS):
-            row, to = k // lanes * lanes * pixels + k % lanes, start + k * C + v
-            if v + wide <= length and k + FEWER_ROWS <= count:
-                across(dy, places, row, x, seen, v * pixels, dw, to, C, pixels)
-                continue
-            for i in range(sums.size):
-                sums[i] = zero
-            across(dy, places, row, x, seen, v * pixels, sums, 0, wide, pixels)
-            for i in range(min(FEWER_ROWS, count - k)):
-                for j in range(min(wide, length - v)):
-                    dw[to + i * C + j] += sums[i * wide + j]
-
-
-@compiled
-def weigh(x: Array, dy: Array, dw: Array, begin: int, end: int, chunk: int, rows: Pair, columns: Pair, C: int, K: int,
-          seen: Array, given: Array) -> None:  # fmt: skip
-    """A block of dw: (K, C) = dy^T x over pixels begin .. end - 1; seen, given: panels of x and of dy."""
-    lanes = VECTOR // x.itemsize
-    sums = numpy.empty(FEWER_ROWS * VECTORS * lanes, x.dtype)
-    count, length, start = rows[1] - rows[0], columns[1] - columns[0], rows[0] * C + columns[0]
-    for k in range(count):
-        dw[start + k * C : start + k * C + length] = 0
-    for p in range(begin, end, chunk):
-        pixels = min(chunk, end - p)
-        lay_panels(x, C, p, pixels, columns[0], length, VECTORS * lanes, seen)
-        lay_panels(dy, K, p, pixels, rows[0], count, lanes, given)
-        weigh_panels(given, count, seen, length, pixels, dw, start, C, sums)
+        own, out = x[i * T * A :], y[i * T * B :]
+        product(own, source, A, grid, 0, T, box, filters[i * plane :], first, count, bias, out, target)

@@ -85,11 +85,14 @@ class WinogradRoutines:
         kernels_of(winograd)["panels"](w.reshape(-1), C, K if turned else C, *channels, turned, panels, plane)
 
     @staticmethod
-    def multiply_tiles(tiles: Array, panels: Array, plane: int, out: Array) -> None:
-        """out: (n, T, B) = tiles: (n, T, A) times n filters in panels, flat, `plane` numbers apart; all dense."""
-        (n, T, A), B = tiles.shape, out.shape[2]
-        flat = tiles.reshape(-1), panels, out.reshape(-1)
-        pointwise.multiply_planes(*flat, n, T, A, B, plane, no_bias(B, out.dtype.name))
+    def multiply_tiles(tiles: Array, panels: Array, plane: int, channels: Pair, out: Array) -> None:
+        """Some channels, whole panels, of out: (n, T, B) = tiles: (n, T, A) times n filters for these channels.
+
+        The filters are flat, `plane` numbers apart; tiles and out are dense.
+        """
+        (n, T, A), B, (first, last) = tiles.shape, out.shape[2], channels
+        flat, bias = (tiles.reshape(-1), panels, out.reshape(-1)), no_bias(last - first, out.dtype.name)
+        pointwise.multiply_planes(*flat, n, T, A, B, plane, first, last - first, bias)
 
     @staticmethod
     def transform_taps(winograd: Winograd, sums: Array, rows: Pair, dw: Array, scratch: object) -> None:
