@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Numba looks for changes in the file of a kernel alone; its name, which its cache goes by, tells of changes in these
-INSTRUCTIONS = ("lanes.py", "multiply.py", "vectors.py")  # that kernels of other files are made of
-FINGERPRINT = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in INSTRUCTIONS))
+# Numba looks for changes in the file of a kernel alone; its name, which the cache goes by, tells of changes in others
+FILES = sorted(Path(__file__).parent.glob("*.py"))
+FINGERPRINT = zlib.crc32(b"".join(file.read_bytes() for file in FILES))
 
 
 def compiled(function: Function) -> Function:

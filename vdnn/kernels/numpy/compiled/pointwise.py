@@ -1,6 +1,6 @@
-"""1x1 convolutions, compiled: matrix products whose factors are laid side by side before they meet in registers.
+"""1x1 convolutions and other matrix products, compiled: the filter is laid out in panels before it meets the pixels.
 
-Read in place, a column of a matrix whose rows are a power of two long falls into a few sets of the L1 cache.  All
+Read in place, the columns of a matrix whose rows are a power of two long fall into a few sets of the L1 cache.  All
 arrays are flat; a pixel of x has L channels.
 """
 
@@ -22,32 +22,32 @@ AT_ONCE = 16  # rows that are laid out together
 
 
 @compiled
-def lay_panels(x: Array, C: int, begin: int, rows: int, first: int, count: int, wide: int, out: Array) -> None:
-    """Panels of `wide` columns, (rows, wide) each, of x: (any, C) from a row and a column on; 0 beyond `count` columns.
+def lay_lines(w: Array, row: int, L: int, first: int, count: int, wide: int, out: Array) -> None:
+    """Panels of `wide` result channels, (L, wide) each, of rows of w from channel `first` on; 0 beyond `count` of them.
 
-    A few rows at a time, so that x is read in long lines, and out is written so.
+    A few rows at a time, so that w is read in long lines, and out is written so.
     """
-    step = VECTOR // x.itemsize
-    for above in range(0, rows, AT_ONCE):
-        below = min(above + AT_ONCE, rows)
+    step = VECTOR // w.itemsize
+    for above in range(0, L, AT_ONCE):
+        below = min(above + AT_ONCE, L)
         for v in range(0, count, wide):
-            to = v * rows + above * wide
-            for row in range(begin + above, begin + below):
-                for i in range(v, v + wide, step):
-                    at, rest = row * C + first + i, count - i
+            to = v * L + above * wide
+            for i in range(above, below):
+                for o in range(v, v + wide, step):
+                    at, rest = i * row + first + o, count - o
                     if rest >= step:
-                        store(load(x, at), out, to)
+                        store(load(w, at), out, to)
                     else:
-                        store(load_first(max(rest, 0), x, at), out, to)
+                        store(load_first(max(rest, 0), w, at), out, to)
                     to += step
 
 
 @compiled
 def lay_filters(w: Array, inner: int, outer: int, L: int, first: int, count: int, out: Array) -> None:
-    """Blocks of result channels, each (L, vectors) of w[i * inner + o * outer], from channel o = first on."""
+    """Panels of result channels, (L, two vectors) each, of w[i * inner + o * outer], from channel o = first on."""
     wide = VECTORS * (VECTOR // w.itemsize)
     if outer == 1:
-        lay_panels(w, inner, 0, L, first, count, wide, out)
+        lay_lines(w, inner, L, first, count, wide, out)
         return
     for v in range(0, count, wide):
         lay_rows(w, (first + v) * outer, outer, L, min(wide, count - v), wide, out[v * L :])
