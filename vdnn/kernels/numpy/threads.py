@@ -23,6 +23,7 @@ from vdnn.kernels.numpy.blas import BLAS
 # strided arrays, used or not: with its default of 8192 elements that is 96 KiB each time, and slower.
 BUFFER = 1024
 WORTH_SPLITTING = 300e-6  # seconds; waking another thread and waiting for it costs about 80e-6
+WORTH_HANDING_OVER = 75e-6  # to one that watches
 
 Task = Callable[[int, int], None]
 Watch = Callable[[Any, int], None]
@@ -210,7 +211,8 @@ class Workers:
         BLAS.enter()
         try:
             with self._one_job:
-                self._run(function, 1 if seconds < WORTH_SPLITTING else self.threads, tasks)
+                least = WORTH_HANDING_OVER if self._watches() else WORTH_SPLITTING
+                self._run(function, 1 if seconds < least else self.threads, tasks)
         finally:
             BLAS.leave()
 
@@ -234,8 +236,7 @@ class Workers:
         if not self._helpers:
             self._start()
         lines = self._lines[: tasks - 1]
-        watches = self._inside.has_buffers and self._fit
-        job = Job(function, tasks, self._watch if watches else None)
+        job = Job(function, tasks, self._watch if self._watches() else None)
         mine = self._processors
         try:
             job.post(lines)
@@ -245,6 +246,10 @@ class Workers:
             job.wait()
         if job.error is not None:
             raise job.error
+
+    def _watches(self) -> bool:
+        """Whether workers watch for what comes next: in a step it comes soon, and none is in another's way."""
+        return self._watch is not None and self._inside.has_buffers and self._fit
 
     def _start(self) -> None:
         found = sorted(processors())
