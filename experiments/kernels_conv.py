@@ -44,11 +44,10 @@ def stored(shape: tuple[int, ...]) -> Any:
 
 
 def calls(kernels: NumpyKernels, layer: tuple[int, ...], phase: str) -> tuple[dict[str, Callable[[], None]], float]:
-    """{algorithm: a call of this pass} and its floating-point operations."""
+    """{algorithm: a call of this pass, without a bias} and its floating-point operations."""
     N, C, H, K, R, stride, padding = layer
     OH = (H + 2 * padding - R) // stride + 1
     x, w, y = stored((N, C, H, H)), stored((K, C, R, R)), stored((N, K, OH, OH))
-    b = numpy.zeros(K, numpy.float32)
     options: dict[str, Any] = {
         "stride": (stride, stride), "padding": (padding, padding), "dilation": (1, 1), "groups": 1,
     }  # fmt: skip
@@ -58,11 +57,11 @@ def calls(kernels: NumpyKernels, layer: tuple[int, ...], phase: str) -> tuple[di
         more = {**options, "algorithm": algorithm.name, "workspace": space}
         label = f"{algorithm.name} {algorithm.workspace / 2**20:.1f}M"
         if phase == "forward":
-            found[label] = lambda more=more: kernels.conv2d_forward(x, w, b, y, **more)
+            found[label] = lambda more=more: kernels.conv2d_forward(x, w, None, y, **more)
         elif phase == "backward_data":
             found[label] = lambda more=more: kernels.conv2d_backward_data(w, y, x, **more)
         else:
-            found[label] = lambda more=more: kernels.conv2d_backward_weights(x, y, w, b, **more)
+            found[label] = lambda more=more: kernels.conv2d_backward_weights(x, y, w, None, **more)
     if torch is not None:
         found["torch"] = torch_call(x, w, y, stride, padding, phase)
     return found, 2.0 * y.size * C * R * R

@@ -8,9 +8,8 @@ channels-last arrays.  Before each the machine rests for 60 ms, so that the thre
 comes that is not timed.
 
 What is judged are layers with planes of 28x28 and more and 32 channels and more, on both sides of the layer; others are
-printed.  vdnn's calls include the bias, PyTorch's do not.  NumPy alone and the compiled kernels are both measured; the
-limits are for the compiled, where there are any.  Exit status 1 if they are missed or a workspace is larger.  All
-numbers are measured.
+printed.  No side has a bias.  NumPy alone and the compiled kernels are both measured; the limits are for the compiled,
+where there are any.  Exit status 1 if they are missed or a workspace is larger.  All numbers are measured.
 """
 
 from __future__ import annotations
