@@ -22,7 +22,7 @@ from statistics import median
 
 import click
 import record
-from cpu_cases import CASES, MIB, kernels_chosen, kernels_here
+from cpu_cases import CASES, MIB, kernels_here
 from cpu_report import wide_console
 from kernels_conv import PASSES, calls, torch
 from rich.table import Table
@@ -213,9 +213,8 @@ def main(quick: bool, threads: int, rounds: int, batch: int, out: Path | None) -
     shapes = layers_of([case.make() for case in cases])
     rows: dict[str, list[Row]] = {}
     for kind in kernels_here():
-        with kernels_chosen(kind):
-            kernels = NumpyKernels(threads)
-            _ = kernels.routines  # compiled or not: found out here
+        kernels = NumpyKernels(threads, fast=kind == "fast")
+        _ = kernels.routines  # Numba starts here
         torch.set_num_threads(threads)  # after Numba, whose first parallel launch would set all
         rounds = 1 if quick else rounds
         rows[kind] = [row for name, layer in shapes.items() for row in rows_of(kernels, kind, name, layer, rounds)]

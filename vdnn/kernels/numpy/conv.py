@@ -94,6 +94,7 @@ def _compiled(phase: str, g: Geometry, depth: float, names: Iterable[str]) -> di
     return rates
 
 
+@lru_cache(maxsize=4096)
 def compiled_form(phase: str, g: Geometry, algorithm: str) -> Any:
     """The module that has a compiled form of this; None if there is none."""
     if pointwise.applies(phase, g):
@@ -153,8 +154,8 @@ class ConvKernels(Sharing):
         source, filters, result = channels_last(x), channels_last(w), channels_last_output(y)
         if algorithm in WINOGRAD:
             winograd.forward(self, g, WINOGRAD[algorithm], source, filters, b, result, workspace)
-        elif compiled := self._compiled("forward", g, algorithm):
-            compiled.forward(self, g, source, filters, b, result, workspace)
+        elif form := self._form("forward", g, algorithm):
+            form.forward(self, g, source, filters, b, result, workspace)
         else:
             conv_gemm.forward(self, g, source, filters, b, result, algorithm, workspace)
         deliver(result, y)
@@ -177,8 +178,8 @@ class ConvKernels(Sharing):
         filters, gradient, result = channels_last(w), channels_last(dy), channels_last_output(dx)
         if algorithm in WINOGRAD:
             winograd.backward_data(self, g, WINOGRAD[algorithm], filters, gradient, result, workspace)
-        elif compiled := self._compiled("backward_data", g, algorithm):
-            compiled.backward_data(self, g, filters, gradient, result, workspace)
+        elif form := self._form("backward_data", g, algorithm):
+            form.backward_data(self, g, filters, gradient, result, workspace)
         else:
             conv_gemm.backward_data(self, g, filters, gradient, result, algorithm, workspace)
         deliver(result, dx)
@@ -202,8 +203,8 @@ class ConvKernels(Sharing):
         source, gradient, result = channels_last(x), channels_last(dy), channels_last_output(dw)
         if algorithm in WINOGRAD:
             winograd.backward_weights(self, g, WINOGRAD[algorithm], source, gradient, result, workspace)
-        elif compiled := self._compiled("backward_weights", g, algorithm):
-            compiled.backward_weights(self, g, source, gradient, result, workspace)
+        elif form := self._form("backward_weights", g, algorithm):
+            form.backward_weights(self, g, source, gradient, result, workspace)
         else:
             conv_weights.backward_weights(self, g, source, gradient, result, algorithm, workspace)
         deliver(result, dw)
@@ -228,7 +229,7 @@ class ConvKernels(Sharing):
 
         self.parallel(run, len(images) if rows is None else -(-len(rows) // step), self.estimate(1, y, y))
 
-    def _compiled(self, phase: str, g: Geometry, algorithm: str) -> Any:
+    def _form(self, phase: str, g: Geometry, algorithm: str) -> Any:
         """The module that does this compiled; None if NumPy does it."""
         return compiled_form(phase, g, algorithm) if self.fast else None
 

@@ -88,7 +88,7 @@ def gather_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: i
     width = ceil_div(min(K, BLOCK), lanes_of(dtype)) * lanes_of(dtype)
     copies = groups > 1 or not (is_inside(rows) and is_inside(columns))
     blocks = tuple(spans(K, BLOCK))
-    cut = blocks, ceil_div(tasks(N, rows, columns, C, K * groups), groups * len(blocks))
+    cut = blocks, ceil_div(tasks(products(N, rows, columns, C, K * groups)), groups * len(blocks))
     return _fitted(N, rows, columns, C, dtype, cut, width, rows.taps * columns.taps * C * width, copies)
 
 
@@ -105,7 +105,7 @@ def weights_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: 
     else:
         is_ragged, padded = C % lanes > 0, columns.taps * ceil_div(C, lanes) * lanes
     nbytes = array_bytes(dtype, groups * K, rows.taps, columns.taps, C)
-    wanted = tasks(N, rows, columns, C, K * groups)
+    wanted = tasks(products(N, rows, columns, C, K * groups))
     height, parts = BLOCK, min(1 + PARTIALS // nbytes, ceil_div(wanted, groups * ceil_div(K, BLOCK)))
     while height > 8 and groups * ceil_div(K, height) * parts < min(wanted, ENOUGH):
         height //= 2
@@ -115,10 +115,14 @@ def weights_plan(N: int, rows: Window, columns: Window, C: int, K: int, groups: 
     return _fitted(N, rows, columns, C, dtype, cut, lanes, block, copies, FEW)
 
 
-def tasks(N: int, rows: Window, columns: Window, C: int, K: int) -> int:
-    """How many tasks are worth having: handing out a small one takes longer than doing it."""
-    products = N * rows.outputs * rows.taps * columns.outputs * columns.taps * C * K
+def tasks(products: int) -> int:
+    """How many tasks are worth having for so many products: handing out a small one takes longer than doing it."""
     return max(1, min(TASKS, products // SMALL))
+
+
+def products(N: int, rows: Window, columns: Window, C: int, K: int) -> int:
+    """What all windows take, multiplied with all filters."""
+    return N * rows.outputs * rows.taps * columns.outputs * columns.taps * C * K
 
 
 def lanes_of(dtype: str) -> int:

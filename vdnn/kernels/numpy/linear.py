@@ -16,6 +16,7 @@ from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.conv_weights import sum_rows
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.layout import multiples, spans
+from vdnn.kernels.numpy.pointwise import PANEL
 from vdnn.kernels.numpy.threads import Workers
 from vdnn.layers.base import Array
 
@@ -25,7 +26,6 @@ FEW = 32  # samples, at most, of which compiled routines are faster than the BLA
 FEWEST = 8  # of backward_data; and of products in small pieces
 ROWS = 4  # of the weights, in a product so small that the BLAS packs nothing
 LONG = 4096  # features, at most, of the lines of the weights that are read for one block of the result
-
 
 Span = tuple[int, int]
 
@@ -72,12 +72,12 @@ def multiply_rows(workers: Workers, x: Array, w: Array, y: Array) -> None:
 
 def by_outputs(count: int) -> tuple[Span, ...]:
     """Blocks of rows of the weights."""
-    return multiples(count, 2 * BLOCKS, 24)
+    return multiples(count, 2 * BLOCKS, 24)  # outputs are taken by 3 forward, by 8 in backward_weights
 
 
 def by_inputs(count: int) -> tuple[Span, ...]:
     """Blocks of columns of the weights: few, since short pieces of far rows come slowly from memory."""
-    return multiples(count, 4 * -(-count // (4 * LONG)), 32)
+    return multiples(count, 4 * -(-count // (4 * LONG)), PANEL)
 
 
 class LinearKernels(Sharing):

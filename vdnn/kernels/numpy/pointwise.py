@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy
 
 from vdnn.kernels.numpy.chunks import Sharing
-from vdnn.kernels.numpy.direct_plan import LIMIT, SMALL, TASKS
+from vdnn.kernels.numpy.direct_plan import LIMIT, tasks
 from vdnn.kernels.numpy.gemm import FLOPS
 from vdnn.kernels.numpy.geometry import Geometry
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, multiples, spans
@@ -21,7 +21,7 @@ from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
-BLOCK = 32  # result channels that meet the pixels at a time
+PANEL = 32  # result channels that the compiled products take at a time
 SHARE = 392  # pixels of a task, at least: each lays out the filter anew
 IN_CACHE = 2**18  # bytes of pixels that are seen again and again
 FEWEST, MOST = 16, 96  # pixels of a box
@@ -67,15 +67,15 @@ def plan_of(phase: str, g: Geometry) -> PointwisePlan | None:
         return None
     terms, channels = (g.C, g.K) if phase == "forward" else (g.K, g.C)
     pixels, item = g.N * g.outputs[0] * g.outputs[1], numpy.dtype(g.dtype).itemsize
-    high = LIMIT // (terms * item) // BLOCK * BLOCK
+    high = LIMIT // (terms * item) // PANEL * PANEL
     if high == 0:
         return None
-    wanted = max(1, min(TASKS, pixels * terms * channels // SMALL))
+    wanted = tasks(pixels * terms * channels)
     parts = max(1, min(wanted, pixels // SHARE))
-    blocks = max(ceil_div(channels, high), min(ceil_div(wanted, parts), ceil_div(channels, BLOCK)))
-    cut, cuts = multiples(channels, blocks, BLOCK), tuple(spans(pixels, ceil_div(pixels, parts)))
+    blocks = max(ceil_div(channels, high), min(ceil_div(wanted, parts), ceil_div(channels, PANEL)))
+    cut, cuts = multiples(channels, blocks, PANEL), tuple(spans(pixels, ceil_div(pixels, parts)))
     box = max(FEWEST, min(MOST, IN_CACHE // (terms * item)))
-    filters = ceil_div(cut[0][1], BLOCK) * BLOCK * terms
+    filters = ceil_div(cut[0][1], PANEL) * PANEL * terms
     wide, dense = strides_of(g.source, g.C, g.stride), strides_of(g.outputs, g.K, (1, 1))
     source, target = (wide, dense) if phase == "forward" else (dense, wide)
     return PointwisePlan(cuts, cut, box, filters, g.outputs, source, target, g.dtype)

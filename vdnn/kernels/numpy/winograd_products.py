@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy
 
 from vdnn.kernels.numpy.layout import multiples
+from vdnn.kernels.numpy.pointwise import PANEL
 from vdnn.kernels.numpy.winograd_plan import LARGE_FILTER
 from vdnn.layers.base import Array
 
 if TYPE_CHECKING:
     from vdnn.kernels.numpy.winograd import Convolution
 
-PANEL = 32  # result channels that the compiled products take at a time
 MUCH = 8  # times larger
 DEEP = 96  # channels of the source from which on they are faster than the BLAS
 

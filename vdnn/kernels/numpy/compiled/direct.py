@@ -171,27 +171,37 @@ def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numb
 
 
 @compiled
+def multiply_block(x: Array, places: Array, pixels: int, window: Numbers, pixel: int, row: int, C: int, filters: Array,
+                   count: int, width: int, y: Array, targets: Array, bias: Array, line: Array) -> None:  # fmt: skip
+    """`count` channels of all pixels, at targets, as multiply_pixels has them; in a line first if they are no vectors.
+
+    line: room for ROWS rows of `width` elements; bias has `width` elements.
+    """
+    if count == width:
+        multiply_pixels(x, places, 0, pixels, window, pixel, row, C, filters, width, y, targets, bias)
+        return
+    in_line = numpy.arange(ROWS) * width
+    for first in range(0, pixels, ROWS):
+        last = min(first + ROWS, pixels)
+        multiply_pixels(x, places, first, last, window, pixel, row, C, filters, width, line, in_line, bias)
+        for p in range(first, last):
+            copy(line, (p - first) * width, count, count, y, targets[p])
+
+
+@compiled
 def gather(x: Array, source: Numbers, window: Numbers, span: Numbers, cuts: Cuts, copies: bool, filters: Array,
            count: int, width: int, bias: Array, y: Array, target: Numbers, piece: Array,
            most: int) -> None:  # fmt: skip
     """y of some boxes and of `count` channels = bias + the windows over x times the filters: (taps * C, width).
 
-    bias has `width` elements.  most: pixels of the largest box.  Where channels are no whole vectors, sums are made in
-    a line of their own.
+    bias has `width` elements.  most: pixels of the largest box.
     """
     places, targets = numpy.empty(most + ROWS, numpy.int64), numpy.empty(most + ROWS, numpy.int64)
-    line, in_line = numpy.empty(ROWS * width, x.dtype), numpy.arange(ROWS) * width
+    line = numpy.empty(ROWS * width, x.dtype)
     seen, pixel = (piece, source[4]) if copies else (x, source[2])
     C = source[4]
     for index in range(*span):
         box = box_of(index, *cuts)
         row = see(x, source, window, box, copies, piece, places)
         pixels = find(target, box, targets)
-        if count == width:
-            multiply_pixels(seen, places, 0, pixels, window, pixel, row, C, filters, width, y, targets, bias)
-            continue
-        for first in range(0, pixels, ROWS):
-            last = min(first + ROWS, pixels)
-            multiply_pixels(seen, places, first, last, window, pixel, row, C, filters, width, line, in_line, bias)
-            for p in range(first, last):
-                copy(line, (p - first) * width, count, count, y, targets[p])
+        multiply_block(seen, places, pixels, window, pixel, row, C, filters, count, width, y, targets, bias, line)

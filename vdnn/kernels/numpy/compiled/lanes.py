@@ -23,7 +23,8 @@ from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-VECTOR = 64  # bytes
+from vdnn.kernels.numpy.compiled.vectors import VECTOR, call
+
 WORD = ir.IntType(64)
 OPERATIONS = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
 
@@ -86,14 +87,6 @@ def _places(builder: Any, kind: Vector, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(numbers, list(range(kind.lanes))), counts)
 
 
-def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    """Call an LLVM function."""
-    kind = ir.FunctionType(result, [value.type for value in values])
-    module = builder.module
-    function = module.globals.get(name) or ir.Function(module, kind, name)
-    return builder.call(function, values)
-
-
 def _suffix(kind: Vector) -> str:
     return f"v{kind.lanes}f{kind.number.bitwidth}"
 
@@ -143,7 +136,7 @@ def load_first(typing: Any, count: Any, array: Any, place: Any) -> Any:
         alignment = ir.Constant(ir.IntType(32), kind.number.bitwidth // 8)
         places, others = _places(builder, kind, values[0]), ir.Constant(vector, None)
         name = f"llvm.masked.load.{_suffix(kind)}.p0"
-        return _call(builder, name, vector, pointer, alignment, places, others)
+        return call(builder, name, vector, pointer, alignment, places, others)
 
     return kind(types.intp, array, types.intp), lower
 
@@ -156,7 +149,7 @@ def store_first(typing: Any, count: Any, value: Any, array: Any, place: Any) -> 
         pointer = _pointer(context, builder, array, values[2], values[3], _type(context, value))
         alignment = ir.Constant(ir.IntType(32), value.number.bitwidth // 8)
         name = f"llvm.masked.store.{_suffix(value)}.p0"
-        _call(builder, name, ir.VoidType(), values[1], pointer, alignment, _places(builder, value, values[0]))
+        call(builder, name, ir.VoidType(), values[1], pointer, alignment, _places(builder, value, values[0]))
         return context.get_dummy_value()
 
     return types.void(types.intp, value, array, types.intp), lower
@@ -180,7 +173,7 @@ def _function(name: str) -> Callable[..., Any]:
 
     def typed(typing: Any, value: Any) -> Any:
         def lower(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            return _call(builder, f"llvm.{name}.{_suffix(value)}", _type(context, value), *values)
+            return call(builder, f"llvm.{name}.{_suffix(value)}", _type(context, value), *values)
 
         return value(value), lower
 

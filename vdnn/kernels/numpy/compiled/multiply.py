@@ -70,8 +70,7 @@ class Product:
             for cells, element in zip(kept, elements, strict=True):
                 row = self.splat(element)
                 for cell, factor in zip(cells, factors, strict=True):
-                    product = builder.fmul(row, factor, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(cell), product, flags=FUSED), cell)
+                    _add_product(builder, cell, row, factor)
         self.copy(kept, targets)
 
     def copy(self, sources: list[list[Any]], targets: list[list[Any]]) -> None:
@@ -84,6 +83,18 @@ class Product:
 
 def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return context.make_array(kind)(context, builder, array).data
+
+
+def _entries(builder: Any, table: Any, first: Any, count: int) -> list[Any]:
+    """Some neighbouring elements of an array."""
+    indices = (builder.add(first, ir.Constant(WORD, i)) for i in range(count))
+    return [builder.load(builder.gep(table, [index])) for index in indices]
+
+
+def _add_product(builder: Any, cell: Any, a: Any, b: Any) -> None:
+    """cell += a * b."""
+    product = builder.fmul(a, b, flags=FUSED)
+    builder.store(builder.fadd(builder.load(cell), product, flags=FUSED), cell)
 
 
 def over_terms(rows: int, vectors: int) -> Any:
@@ -103,9 +114,8 @@ def over_terms(rows: int, vectors: int) -> Any:
         bases, old, new = [], [], []
         fresh = [product.emit.pointer(kinds[12], initial, each) for each in product.vectors_at(shift_to)]
         is_new = builder.icmp_signed("!=", begins, ir.Constant(WORD, 0))
-        for p in range(rows):
-            indices = (builder.add(each, ir.Constant(WORD, p)) for each in (first, to))
-            place, target = (builder.load(builder.gep(t, [i])) for t, i in zip(tables, indices, strict=True))
+        found = (_entries(builder, t, start, rows) for t, start in zip(tables, (first, to), strict=True))
+        for place, target in zip(*found, strict=True):
             bases.append(builder.gep(data, [builder.add(place, shift)]))
             spots = product.vectors_at(builder.add(target, shift_to))
             new.append([product.emit.pointer(kinds[7], sums, each) for each in spots])
@@ -196,8 +206,7 @@ def over_lanes(rows: int, columns: int) -> Any:
 
         def bases(kind: Any, places: Any, start: Any, count: int) -> list[Any]:
             table = _data(context, builder, kind, places)
-            indices = (builder.add(start, ir.Constant(WORD, i)) for i in range(count))
-            return [builder.add(builder.load(builder.gep(table, [index])), shift) for index in indices]
+            return [builder.add(place, shift) for place in _entries(builder, table, start, count)]
 
         lines = bases(kinds[1], a_places, first, rows), bases(kinds[4], b_places, first_b, columns)
         kept = [[cgutils.alloca_once(builder, emit.vector) for _ in range(columns)] for _ in range(rows)]
@@ -209,8 +218,7 @@ def over_lanes(rows: int, columns: int) -> Any:
             for q, base in enumerate(lines[1]):
                 right = emit.load(kinds[3], b, builder.add(base, step))
                 for p, factor in enumerate(left):
-                    product = builder.fmul(factor, right, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(kept[p][q]), product, flags=FUSED), kept[p][q])
+                    _add_product(builder, kept[p][q], factor, right)
         target = _data(context, builder, kinds[8], sums)
         for i, cell in enumerate(cell for line in kept for cell in line):
             builder.store(emit.total(builder.load(cell)), builder.gep(target, [ir.Constant(WORD, i)]))

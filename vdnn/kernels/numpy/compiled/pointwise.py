@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy
 
-from vdnn.kernels.numpy.compiled.direct import TERMS, copy, lay_rows, many, one
+from vdnn.kernels.numpy.compiled.direct import lay_rows, multiply_block
 from vdnn.kernels.numpy.compiled.jit import compiled
 from vdnn.kernels.numpy.compiled.lanes import load, load_first, store
 from vdnn.kernels.numpy.compiled.multiply import ROWS, VECTORS
@@ -17,13 +17,14 @@ from vdnn.layers.base import Array
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
+ONE = (1, 1, 1, 0, 1, 1, 1, 0)  # a window of one tap
 BOX = 96  # tiles that meet a block of the filter
 AT_ONCE = 16  # rows that are laid out together
 
 
 @compiled
 def lay_lines(w: Array, row: int, L: int, first: int, count: int, wide: int, out: Array) -> None:
-    """Panels of `wide` result channels, (L, wide) each, of rows of w from channel `first` on; 0 beyond `count` of them.
+    """As `lay_filters`, of neighbours in rows of w.
 
     A few rows at a time, so that w is read in long lines, and out is written so.
     """
@@ -31,55 +32,32 @@ def lay_lines(w: Array, row: int, L: int, first: int, count: int, wide: int, out
     for above in range(0, L, AT_ONCE):
         below = min(above + AT_ONCE, L)
         for v in range(0, count, wide):
-            to = v * L + above * wide
+            width = min(wide, (count - v + step - 1) // step * step)
+            to = v * L + above * width
             for i in range(above, below):
-                for o in range(v, v + wide, step):
+                for o in range(v, v + width, step):
                     at, rest = i * row + first + o, count - o
                     if rest >= step:
                         store(load(w, at), out, to)
                     else:
-                        store(load_first(max(rest, 0), w, at), out, to)
+                        store(load_first(rest, w, at), out, to)
                     to += step
 
 
 @compiled
 def lay_filters(w: Array, inner: int, outer: int, L: int, first: int, count: int, out: Array) -> None:
-    """Panels of result channels, (L, two vectors) each, of w[i * inner + o * outer], from channel o = first on."""
-    wide = VECTORS * (VECTOR // w.itemsize)
+    """Panels of result channels, (L, width) each, of w[i * inner + o * outer], from channel o = first on.
+
+    A panel is VECTORS vectors wide, the last as many as its channels need, 0 beyond them.
+    """
+    lanes = VECTOR // w.itemsize
+    wide = VECTORS * lanes
     if outer == 1:
         lay_lines(w, inner, L, first, count, wide, out)
         return
     for v in range(0, count, wide):
-        lay_rows(w, (first + v) * outer, outer, L, min(wide, count - v), wide, out[v * L :])
-
-
-@compiled
-def multiply_box(x: Array, places: Array, pixels: int, L: int, filters: Array, v: int, own: int, y: Array,
-                 targets: Array, bias: Array) -> None:  # fmt: skip
-    """One block of result channels, from v on, of a box of pixels: as many terms at a time as the L1 cache holds."""
-    lanes = VECTOR // x.itemsize
-    width, base, vectors = VECTORS * lanes, v * L, own // lanes
-    pieces = (L + TERMS - 1) // TERMS
-    step = (L + pieces - 1) // pieces
-    for term in range(0, L if vectors else 0, step):
-        start, terms, begins = base + term * width, min(step, L - term), 1 if term == 0 else 0
-        for p in range(0, pixels, ROWS):
-            if vectors == VECTORS:
-                many(x, places, p, term, filters, start, width, y, targets, p, v, begins, bias, terms)
-            else:
-                one(x, places, p, term, filters, start, width, y, targets, p, v, begins, bias, terms)
-
-
-@compiled
-def multiply_rest(x: Array, places: Array, pixels: int, L: int, filters: Array, v: int, own: int, y: Array,
-                  targets: Array, bias: Array, line: Array, in_line: Array) -> None:  # fmt: skip
-    """The result channels of a block that are no whole vector."""
-    lanes = VECTOR // x.itemsize
-    width, whole = VECTORS * lanes, own // lanes * lanes
-    for p in range(0, pixels, ROWS):
-        one(x, places, p, 0, filters, v * L + whole, width, line, in_line, 0, 0, 1, bias[v + whole :], L)
-        for i in range(min(ROWS, pixels - p)):
-            copy(line, i * lanes, own - whole, own - whole, y, targets[p + i] + v + whole)
+        own = min(wide, count - v)
+        lay_rows(w, (first + v) * outer, outer, L, own, (own + lanes - 1) // lanes * lanes, out[v * L :])
 
 
 @compiled
@@ -105,17 +83,17 @@ def product(x: Array, source: Triple, L: int, grid: Pair, begin: int, end: int, 
     a vector more; box: pixels at a time.
     """
     lanes = VECTOR // x.itemsize
+    wide = VECTORS * lanes
     places, targets = numpy.empty(box + ROWS, numpy.int64), numpy.empty(box + ROWS, numpy.int64)
-    line, in_line = numpy.empty(ROWS * lanes, x.dtype), numpy.arange(ROWS) * lanes
+    line = numpy.empty(ROWS * wide, x.dtype)
     for p in range(begin, end, box):
         pixels = min(box, end - p)
         find(places, p, pixels, grid, source, 0)
         find(targets, p, pixels, grid, target, first)
-        for v in range(0, count, VECTORS * lanes):
-            own = min(VECTORS * lanes, count - v)
-            multiply_box(x, places, pixels, L, filters, v, own, y, targets, bias)
-            if own % lanes:
-                multiply_rest(x, places, pixels, L, filters, v, own, y, targets, bias, line, in_line)
+        for v in range(0, count, wide):
+            own, panel, seen = min(wide, count - v), filters[v * L :], bias[v:]
+            width = (own + lanes - 1) // lanes * lanes
+            multiply_block(x, places, pixels, ONE, L, 0, L, panel, own, width, y[v:], targets, seen, line)
 
 
 @compiled

@@ -23,6 +23,13 @@ FLOATS: dict[int, Any] = {32: numpy.float32, 64: numpy.float64}
 Place = Callable[[int, int], Any]
 
 
+def call(builder: Any, name: str, result: Any, *values: Any, flags: tuple[str, ...] = ()) -> Any:
+    """Call an LLVM function."""
+    kind = ir.FunctionType(result, [value.type for value in values])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, values, fastmath=flags)
+
+
 class Emitter:
     """Writes vector instructions; `number` is the floating-point type that the kernel works in."""
 
@@ -52,11 +59,8 @@ class Emitter:
     def total(self, value: Any) -> Any:
         """The sum of a vector's elements: halves, then halves of halves, ..."""
         kind = value.type.element
-        name = f"llvm.vector.reduce.fadd.v{self.lanes}f{8 * self.bytes}"
-        function = self.builder.module.globals.get(name) or ir.Function(
-            self.builder.module, ir.FunctionType(kind, [kind, value.type]), name
-        )
-        return self.builder.call(function, [ir.Constant(kind, 0.0), value], fastmath=("reassoc",))
+        name, zero = f"llvm.vector.reduce.fadd.v{self.lanes}f{8 * self.bytes}", ir.Constant(kind, 0.0)
+        return call(self.builder, name, kind, zero, value, flags=("reassoc",))
 
     def grid(self, start: Any, row: Any, column: Any) -> Place:
         """The place of element [i, j] of a grid."""
