@@ -9,9 +9,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+import vdnn
 from vdnn.kernels.numpy import NumpyKernels
 from vdnn.kernels.numpy.blas import BLAS
-from vdnn.kernels.numpy.threads import BUFFER, Bell, Workers, available_threads
+from vdnn.kernels.numpy.threads import BUFFER, Workers, available_threads
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
@@ -201,44 +202,81 @@ def test_tasks_run_with_small_buffers_in_a_step_or_not_and_the_callers_come_back
     workers.close()
 
 
-def test_a_bell_is_heard_once_for_all_rings_so_far():
-    bell = Bell()
-    assert not bell.watched()
-    bell.ring()
-    bell.ring()
-    assert bell.watched()
-    assert not bell.watched()
+def test_who_meets_is_heard_and_returns_with_another_number_or_after_so_many_looks():
+    meet = pytest.importorskip("vdnn.kernels.numpy.compiled.watch", exc_type=ImportError).meet
+    rung, watched = np.zeros(2, np.int64), np.array([7, 3])
+    meet(rung, 1, 5, watched, 1, 2, 10**12)  # it would take hours
+    meet(rung, 0, 6, watched, 1, 3, 3)
+    assert rung.tolist() == [6, 5]
+    assert watched.tolist() == [7, 3]
 
 
-def test_a_bell_that_rings_while_it_is_watched_is_heard():
-    bell = Bell(lambda numbers, seen: bell.ring())
-    assert bell.watched()
+def test_two_threads_meet():
+    meet = pytest.importorskip("vdnn.kernels.numpy.compiled.watch", exc_type=ImportError).meet
+    ours, theirs, long = np.zeros(1, np.int64), np.zeros(1, np.int64), 10**9
+
+    def answer():
+        meet(theirs, 0, 0, ours, 0, 0, long)
+        meet(theirs, 0, int(ours[0]) + 1, ours, 0, 0, 0)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    meet(ours, 0, 41, theirs, 0, 0, long)
+    thread.join()
+    assert theirs[0] == 42
 
 
-@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
-def test_watching_ends_with_another_number_and_after_a_while():
-    from vdnn.kernels.numpy.compiled.watch import watch
+def watching(workers):
+    """Count the meetings of these workers that look for anything."""
+    met = []
 
-    numbers = np.array([3])
-    watch(numbers, 2)
-    watch(numbers, 3)
-    assert numbers[0] == 3
+    def meet(rung, at, value, watched, index, seen, looks):
+        rung[at] = value
+        if looks:
+            met.append(looks)
+
+    workers._meet = meet
+    return met
 
 
 @pytest.mark.skipif(available_threads() < 2, reason="needs two processors")
 def test_helpers_watch_within_a_step_alone_and_only_where_each_has_a_processor():
-    watched = []
     for threads, expected in ((2, True), (available_threads() + 1, False)):
         workers = Workers(threads)
-        workers._watch = lambda numbers, seen: watched.append(seen)
+        met = watching(workers)
         workers.parallel(lambda task, worker: None, 50)
-        assert not watched
+        assert not met
         with workers.step():
             workers.parallel(lambda task, worker: None, 50)
             workers.parallel(lambda task, worker: None, 50)
         workers.close()
-        assert bool(watched) == expected
-        watched.clear()
+        assert bool(met) == expected
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="needs two processors")
+def test_helpers_watch_in_a_step_of_training():
+    net = vdnn.Network((8, 8, 32, 32))
+    x = net.add(vdnn.layers.Flatten(), net.add(vdnn.layers.ReLU(), net.input))
+    net.add(vdnn.layers.SoftmaxCrossEntropy(), net.add(vdnn.layers.Linear(4), x))
+    trainer = vdnn.Trainer(net, "keep_all", threads=2)
+    kernels = trainer.device.kernels
+    met = watching(kernels)
+    kernels.estimate = lambda passes, *arrays: 1.0  # so that all is worth sharing
+    trainer.step(np.ones(net.input.shape, np.float32), np.zeros(8, np.int64))
+    trainer.close()
+    assert met
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept to processors here")
+def test_the_calling_thread_keeps_to_one_processor_within_a_step_and_is_let_go():
+    before = os.sched_getaffinity(0)
+    workers = Workers(len(before))
+    with workers.step():
+        with workers.step():
+            assert len(os.sched_getaffinity(0)) == 1
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+    workers.close()
 
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")

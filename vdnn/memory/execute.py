@@ -77,25 +77,24 @@ def _run_of(plan: Plan, device: Device, timed: bool) -> Iterator[tuple[Any, list
     done.
     """
     events = [Event(i, step, step.stream, None, None) for i, step in enumerate(plan.steps)] if timed else []
-    with device.stepping():
-        run = device.start(plan, timed)
-        try:
-            yield run, events
-        except BaseException as error:
-            if sys.is_finalizing():  # a step that nobody waited for: the device goes with the process
-                raise
-            _stop(run)
-            why = device.restore(plan, run)
-            if why:
-                error.add_note(f"the weights could not be put back: {why}")
-            if run.failed_at >= 0 and error is run.error:
-                error.add_note(f"in step {run.failed_at} of the plan: {plan.steps[run.failed_at]}")
+    run = device.start(plan, timed)
+    try:
+        yield run, events
+    except BaseException as error:
+        if sys.is_finalizing():  # a step that nobody waited for: the device goes with the process
             raise
-        finally:
-            device.bytes_in_use = plan.tape.resident_bytes
-            for event in events:
-                event.start, event.finish = run.start[event.index], run.finish[event.index]
-            run.is_open = False
+        _stop(run)
+        why = device.restore(plan, run)
+        if why:
+            error.add_note(f"the weights could not be put back: {why}")
+        if run.failed_at >= 0 and error is run.error:
+            error.add_note(f"in step {run.failed_at} of the plan: {plan.steps[run.failed_at]}")
+        raise
+    finally:
+        device.bytes_in_use = plan.tape.resident_bytes
+        for event in events:
+            event.start, event.finish = run.start[event.index], run.finish[event.index]
+        run.is_open = False
 
 
 def _stop(run: Any) -> None:

@@ -175,7 +175,7 @@ class HostDevice(Device):
         self.streams.check_idle()
 
     def stepping(self) -> AbstractContextManager[None]:
-        """What holds while a step runs: the BLAS has one thread, since vdnn's own threads share the work."""
+        """What holds while a step runs: see the kernels' `step`."""
         return self.kernels.step()
 
     def _start(self, plan: Plan, bound: Bound, timed: bool) -> Run:
@@ -203,7 +203,7 @@ class HostDevice(Device):
             waits = tuple(place[w] for w in step.waits if w in place)
             lanes[step.stream].append(Entry(i, action, waits))
             place[i] = (step.stream, len(lanes[step.stream]))
-        return Program(lanes, len(bound.plan.steps)), poison
+        return Program(lanes, len(bound.plan.steps), self.stepping), poison
 
     def close(self) -> None:
         """End the threads.  The device cannot be used any more."""

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -26,10 +27,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Program:
-    """What each stream does in one step; `size` is the number of steps in the plan."""
+    """What each stream does in one step.
+
+    size       the number of steps in the plan
+    computing  what holds on the thread that computes, from the first of its actions to the last
+    """
 
     lanes: Mapping[str, list[Entry]]
     size: int
+    computing: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Run:
@@ -93,7 +99,8 @@ class Run:
     def follow(self, stream: str) -> None:
         """Body of a stream: run its actions in order."""
         try:
-            with np.errstate(all="ignore"):  # infinities are data, as on a GPU; the trainer looks at the loss
+            around = self.program.computing if stream == "compute" else nullcontext
+            with around(), np.errstate(all="ignore"):  # infinities are data, as on a GPU; the trainer looks at the loss
                 for number, entry in enumerate(self.program.lanes[stream]):
                     if not self._may_start(stream, number, entry):
                         return

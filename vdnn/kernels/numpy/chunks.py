@@ -41,7 +41,7 @@ class Sharing(Workers):
         from vdnn.kernels.numpy.routines import routines  # which imports the kernels, which import this
 
         found = routines(self.wants_fast)
-        self._watch = found.watch
+        self._meet = found.meet
         return found
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 from vdnn.kernels.numpy import elementwise, norm_passes, pool_windows, update, winograd_tiles
 
@@ -17,7 +16,7 @@ class Routines:
     """NumPy's routines."""
 
     fast = False
-    watch: Callable[[Any, int], None] | None = None  # see threads.Bell
+    meet: Callable[..., None] | None = None  # see threads.Meeting
 
     transform_input = staticmethod(winograd_tiles.transform_input)
     transform_gradient = staticmethod(winograd_tiles.transform_gradient)

@@ -12,7 +12,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy
@@ -23,10 +23,18 @@ from vdnn.kernels.numpy.blas import BLAS
 # strided arrays, used or not: with its default of 8192 elements that is 96 KiB each time, and slower.
 BUFFER = 1024
 WORTH_SPLITTING = 300e-6  # seconds; waking another thread and waiting for it costs about 80e-6
-WORTH_HANDING_OVER = 75e-6  # to one that watches
+WORTH_HANDING_OVER = 50e-6  # to one that watches
+LOOKS = 4000  # at a number, of 25 ns each: that long a thread watches before it goes to sleep
+ASIDE = 300  # looks of a worker that has called others, so that they find Python's lock free
 
 Task = Callable[[int, int], None]
-Watch = Callable[[Any, int], None]
+# meet(rung, at, value, watched, index, seen, looks): set rung[at] = value, and return when watched[index] is another
+# number than `seen`, or after so many looks; without Python's lock meanwhile
+Meet = Callable[[Any, int, int, Any, int, int, int], None]
+Left = tuple[Meet, Any, int]  # how, and where, a helper says that it has left a job
+
+
+NOTHING = numpy.zeros(1, numpy.int64)  # a number that nobody else looks at
 
 
 class Inside(threading.local):
@@ -36,43 +44,21 @@ class Inside(threading.local):
     has_buffers: bool = False  # whether NumPy's buffers are small in it
 
 
-class Bell:
-    """A count of rings that a thread can watch before it goes to sleep, from which waking takes long.
+class Job:
+    """One `parallel` call: hands out task numbers, gathers the first exception.
 
-    watch  returns when the number in an array is another than the one given, or after a while, without Python's lock
-           meanwhile; None where there is no such function
+    meet   see Meet; None if nobody is to watch
+    left   rung by each helper that has nothing more to do, at its own place
     """
 
-    def __init__(self, watch: Watch | None = None) -> None:
-        self.watch, self.count, self.heard = watch, numpy.zeros(1, numpy.int64), 0
-
-    def ring(self) -> None:
-        """Count one more; from one thread at a time."""
-        self.count[0] += 1
-
-    def watched(self) -> bool:
-        """Watch until the bell rings, or has rung since it was last heard; False if it did not for a while."""
-        if self.watch is not None:
-            self.watch(self.count, self.heard)
-        before = self.heard
-        self.hear()
-        return self.heard != before
-
-    def hear(self) -> None:
-        """Take note of all rings so far."""
-        self.heard = int(self.count[0])
-
-
-class Job:
-    """One `parallel` call: hands out task numbers, gathers the first exception."""
-
-    def __init__(self, function: Task, tasks: int, watch: Watch | None = None) -> None:
-        self.left = Bell(watch)  # rung by each helper that has nothing more to do
+    def __init__(self, function: Task, tasks: int, meet: Meet | None = None) -> None:
         self.function = function
         self.tasks = tasks
+        self.meet = meet
         self.numbers = itertools.count()  # next() is atomic
         self.error: BaseException | None = None
-        self.pending = 0
+        self.helpers = self.pending = 0
+        self.left = numpy.zeros(0, numpy.int64)
         self.done = threading.Condition()
 
     def work(self, worker: int) -> None:
@@ -87,30 +73,39 @@ class Job:
                 self.error = self.error or error
 
     def post(self, lines: list[Line]) -> None:
-        """Hand this job to helpers."""
-        for line in lines:
+        """Hand this job to helpers, and step aside for those that watch."""
+        self.left = numpy.zeros(len(lines), numpy.int64)
+        for place, line in enumerate(lines):
             with self.done:
                 self.pending += 1
-            line.bell.watch = self.left.watch
-            line.put(self)
+            self.helpers += 1
+            line.put((self, place))
+        if self.meet is not None:
+            for line in lines:
+                line.ring(self.meet, ASIDE if line is lines[-1] else 0)
 
     def finish(self) -> None:
         """Count one helper out."""
         with self.done:
             self.pending -= 1
             self.done.notify()
-            self.left.ring()
 
     def wait(self) -> None:
         """Return when no helper works on this job any more, even if interrupted meanwhile."""
         while self.pending:
             try:
-                while self.pending and self.left.watched():
-                    pass
+                self._watch()
                 with self.done:
                     self.done.wait_for(lambda: self.pending == 0)
             except BaseException as error:  # Ctrl-C: helpers still write into the caller's arrays, so stop them first
                 self.error = self.error or error
+
+    def _watch(self) -> None:
+        """Watch for helpers to leave, for a while."""
+        if self.meet is None:
+            return
+        for place in range(self.helpers):
+            self.meet(NOTHING, 0, 0, self.left, place, 0, LOOKS)
 
 
 def processors() -> set[int]:
@@ -132,23 +127,30 @@ def keeping_to(processor: int, all_of: set[int]) -> Iterator[None]:
 
 
 class Line:
-    """The jobs that are waiting for one helper; None ends it."""
+    """The jobs that are waiting for one helper, each with the helper's place in it; None ends it."""
 
     def __init__(self) -> None:
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.bell = Bell()
+        self.jobs: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
+        self.rings = numpy.zeros(1, numpy.int64)
+        self.count = 0
+        self.is_watched = False
 
-    def put(self, job: Job | None) -> None:
+    def put(self, job: tuple[Job, int] | None) -> None:
         """Hand it over."""
         self.jobs.put(job)
-        self.bell.ring()
 
-    def get(self) -> Job | None:
-        """The next one, watched for before the thread goes to sleep."""
-        if self.jobs.empty():
-            self.bell.hear()
-            if self.jobs.empty():
-                self.bell.watched()
+    def ring(self, meet: Meet, looks: int) -> None:
+        """Call the helper if it watches, and stay aside for so many looks."""
+        self.count += 1
+        meet(self.rings, 0, self.count, NOTHING, 0, 0, looks if self.is_watched else 0)
+
+    def get(self, left: Left | None) -> tuple[Job, int] | None:
+        """The next one, watched for before the thread goes to sleep; says first that the one before is left."""
+        if left is not None:
+            (meet, rung, place), heard = left, int(self.rings[0])
+            self.is_watched = self.jobs.empty()
+            meet(rung, place, 1, self.rings, 0, heard, LOOKS if self.is_watched else 0)
+            self.is_watched = False
         return self.jobs.get()
 
 
@@ -159,10 +161,13 @@ def _serve(line: Line, worker: int, inside: Inside, own: set[int]) -> None:
     inside.worker = worker
     numpy.setbufsize(BUFFER)  # a setting of each thread
     BLAS.hold()
-    while (job := line.get()) is not None:
+    left: Left | None = None
+    while (found := line.get(left)) is not None:
+        job, place = found
         job.work(worker)
         job.finish()
-        del job
+        left = None if job.meet is None else (job.meet, job.left, place)
+        del job, found  # the job holds its caller's arrays
 
 
 def _stop(lines: list[Line]) -> None:
@@ -182,7 +187,7 @@ class Workers:
     a millisecond, two threads often land on one processor, and the other idles until the system notices.
     """
 
-    _watch: Watch | None = None  # see Bell; within a step, where the next operation is soon to come
+    _meet: Meet | None = None  # within a step, where the next operation is soon to come
 
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
@@ -233,14 +238,12 @@ class Workers:
                 numpy.setbufsize(before)
 
     def _share(self, function: Task, tasks: int) -> None:
-        if not self._helpers:
-            self._start()
+        self._start()
         lines = self._lines[: tasks - 1]
-        job = Job(function, tasks, self._watch if self._watches() else None)
-        mine = self._processors
+        job = Job(function, tasks, self._meet if self._watches() else None)
         try:
             job.post(lines)
-            with keeping_to(mine[0] if mine else 0, set(mine)):
+            with nullcontext() if self._inside.has_buffers else self._keeping():  # kept already within a step
                 job.work(0)
         finally:
             job.wait()
@@ -249,10 +252,16 @@ class Workers:
 
     def _watches(self) -> bool:
         """Whether workers watch for what comes next: in a step it comes soon, and none is in another's way."""
-        return self._watch is not None and self._inside.has_buffers and self._fit
+        return self._meet is not None and self._inside.has_buffers and self._fit
+
+    def _keeping(self) -> AbstractContextManager[None]:
+        """What keeps the calling thread to the first processor, if each worker has one."""
+        return keeping_to(self._processors[0] if self._processors else 0, set(self._processors))
 
     def _start(self) -> None:
-        found = sorted(processors())
+        if self._helpers:
+            return
+        found = sorted(processors(), key=lambda processor: (processor + os.getpid()) % available_threads())
         self._fit = self.threads <= len(found)
         self._processors = found if len(found) == self.threads else []
         for worker in range(1, self.threads):
@@ -266,9 +275,16 @@ class Workers:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Hold the BLAS to one thread, and NumPy's buffers small, for the block, a training step; blocks may nest."""
+        """What holds on the calling thread for the block, a training step; blocks may nest.
+
+        The BLAS has one thread, NumPy's buffers are small, helpers watch for the next operation, and, where there are
+        as many workers as processors, the thread keeps to one.
+        """
         outer = self._inside.has_buffers
-        with BLAS.single():
+        if self.threads > 1:
+            with self._one_job:
+                self._start()
+        with BLAS.single(), self._keeping():
             before = numpy.setbufsize(BUFFER)
             self._inside.has_buffers = True
             try:

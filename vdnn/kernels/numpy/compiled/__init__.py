@@ -11,7 +11,7 @@ from vdnn.kernels.numpy.compiled.norm_routines import NormRoutines
 from vdnn.kernels.numpy.compiled.pieces import PieceRoutines
 from vdnn.kernels.numpy.compiled.pointwise_routines import PointwiseRoutines
 from vdnn.kernels.numpy.compiled.pool import PoolRoutines
-from vdnn.kernels.numpy.compiled.watch import watch
+from vdnn.kernels.numpy.compiled.watch import meet
 from vdnn.kernels.numpy.compiled.winograd import WinogradRoutines
 from vdnn.kernels.numpy.routines import Routines
 
@@ -31,4 +31,4 @@ class CompiledRoutines(
     """Compiled where arrays are stored densely, as all of vdnn's are; NumPy's otherwise."""
 
     fast = True
-    watch = staticmethod(watch)
+    meet = staticmethod(meet)
