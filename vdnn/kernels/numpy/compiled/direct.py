@@ -155,18 +155,23 @@ def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numb
     parts, length = (1, S * C) if dilation == 1 and pixel == C else (S, C)
     pieces = (length + TERMS - 1) // TERMS
     step = (length + pieces - 1) // pieces
+    at_once = max(1, TERMS // length) if parts == 1 else 1  # short rows of taps
+    across = row_dilation * row
     for v in range(0, width, VECTORS * lanes):
         is_one, begins = v + lanes >= width, 1
-        for part in range(R * parts):
-            shift = part // parts * row_dilation * row + part % parts * dilation * pixel
+        for part in range(0, R * parts, at_once):
+            lines = min(at_once, R * parts - part)
+            shift = part // parts * across + part % parts * dilation * pixel
             for term in range(0, length, step):
                 at, start, terms = shift + term, (part * length + term) * width + v, min(step, length - term)
                 for p in range(first, last, ROWS):
                     q = p - first
                     if is_one:
-                        one(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias, terms)
+                        one(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias,
+                            lines, terms, across)  # fmt: skip
                     else:
-                        many(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias, terms)
+                        many(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias,
+                             lines, terms, across)  # fmt: skip
                 begins = 0
 
 

@@ -64,7 +64,7 @@ def backward_data(w: Array, dy: Array, N: int, first: int, last: int, dx: Array)
         terms = min(TERMS, OUT - o)
         for c in range(first, whole, width):
             for n in range(0, N, ROWS):
-                many(dy, samples, n, o, w, o * IN + c, IN, dx, targets, n, c, 0, dx, terms)
+                many(dy, samples, n, o, w, o * IN + c, IN, dx, targets, n, c, 0, dx, 1, terms, 0)
     for n in range(N):
         for o in range(OUT):
             for c in range(whole, last):
@@ -85,7 +85,7 @@ def backward_weights(x: Array, dy: Array, N: int, first: int, last: int, dw: Arr
     zeros = numpy.zeros(width, x.dtype)
     for o in range(0, last - first, ROWS):
         for c in range(0, whole, width):
-            many(gradient, lines, o, 0, x, c, IN, dw[c:], targets, o, 0, 1, zeros, N)
+            many(gradient, lines, o, 0, x, c, IN, dw[c:], targets, o, 0, 1, zeros, 1, N, 0)
     for o in range(first, last):
         dw[o * IN + whole : (o + 1) * IN] = 0
         for n in range(N):

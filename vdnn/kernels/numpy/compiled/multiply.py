@@ -57,15 +57,19 @@ class Product:
         b: tuple[Any, Any],
         sources: list[list[Any]],
         targets: list[list[Any]],
-        terms: Any,
-        at: Callable[[Any], tuple[Any, list[Any]]],
+        loops: tuple[Any, Any],
+        at: Callable[[Any, Any], tuple[Any, list[Any]]],
     ) -> None:
-        """b: its type and itself; pointers to where sums come from and go; at(t): b's place and the rows' elements."""
+        """b: its type and itself; pointers to where sums come from and go; loops: numbers of lines and their terms.
+
+        at(line, t): b's place and the rows' elements.
+        """
         builder, emit = self.builder, self.emit
         kept = [[cgutils.alloca_once(builder, emit.vector) for _ in self.vectors] for _ in self.rows]
         self.copy(sources, kept)
-        with cgutils.for_range(builder, terms) as loop:
-            place, elements = at(loop.index)
+        lines, terms = loops
+        with cgutils.for_range(builder, lines) as line, cgutils.for_range(builder, terms) as loop:
+            place, elements = at(line.index, loop.index)
             factors = [emit.load(*b, each) for each in self.vectors_at(place)]
             for cells, element in zip(kept, elements, strict=True):
                 row = self.splat(element)
@@ -98,16 +102,18 @@ def _add_product(builder: Any, cell: Any, a: Any, b: Any) -> None:
 
 
 def over_terms(rows: int, vectors: int) -> Any:
-    """A row p lies at a[places[first + p] + shift], its terms side by side; b's term t at start + t * step.
+    """A row p lies at a[places[first + p] + shift], b's first term at start, the others `step` apart.
 
+    The terms of a row are `lines` lines, `across` apart, of `terms` neighbours each.
     Its sums are those of `sums` at targets[to + p] + shift_to; with `begins`, they begin with `initial` at shift_to.
     """
 
     def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kinds = signature.args
-        a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, terms = whole(
+        a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, *loops, across = whole(
             context, builder, values, kinds
         )
+        lines, terms = loops
         product = Product(context, builder, kinds[0].dtype, rows, vectors)
         data = _data(context, builder, kinds[0], a)
         tables = _data(context, builder, kinds[1], places), _data(context, builder, kinds[8], targets)
@@ -121,11 +127,12 @@ def over_terms(rows: int, vectors: int) -> Any:
             new.append([product.emit.pointer(kinds[7], sums, each) for each in spots])
             old.append([builder.select(is_new, x, y) for x, y in zip(fresh, new[-1], strict=True)])
 
-        def at(t: Any) -> tuple[Any, list[Any]]:
-            place = builder.add(start, builder.mul(t, step))
-            return place, [builder.load(builder.gep(base, [t])) for base in bases]
+        def at(line: Any, t: Any) -> tuple[Any, list[Any]]:
+            place = builder.add(start, builder.mul(builder.add(builder.mul(line, terms), t), step))
+            term = builder.add(builder.mul(line, across), t)
+            return place, [builder.load(builder.gep(base, [term])) for base in bases]
 
-        product.write((kinds[4], b), old, new, terms, at)
+        product.write((kinds[4], b), old, new, (lines, terms), at)
         return context.get_dummy_value()
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -144,10 +151,12 @@ def over_terms(rows: int, vectors: int) -> Any:
         shift_to: Any,
         begins: Any,
         initial: Any,
+        lines: Any,
         terms: Any,
+        across: Any,
     ) -> Any:
         return types.void(
-            a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, terms
+            a, places, first, shift, b, start, step, sums, targets, to, shift_to, begins, initial, lines, terms, across
         ), write
 
     return multiply
@@ -163,7 +172,7 @@ def over_rows(rows: int, vectors: int) -> Any:
         data = _data(context, builder, kinds[0], a)
         tables = _data(context, builder, kinds[1], a_places), _data(context, builder, kinds[4], b_places)
 
-        def at(t: Any) -> tuple[Any, list[Any]]:
+        def at(_: Any, t: Any) -> tuple[Any, list[Any]]:
             a_place, b_place = (builder.load(builder.gep(table, [t])) for table in tables)
             base = builder.gep(data, [builder.add(a_place, row)])
             elements = [builder.load(builder.gep(base, [ir.Constant(WORD, p)])) for p in range(rows)]
@@ -171,7 +180,7 @@ def over_rows(rows: int, vectors: int) -> Any:
 
         spots = [product.vectors_at(each) for each in product.places(to, across, product.rows)]
         cells = [[product.emit.pointer(kinds[6], sums, each) for each in row] for row in spots]
-        product.write((kinds[3], b), cells, cells, terms, at)
+        product.write((kinds[3], b), cells, cells, (ir.Constant(WORD, 1), terms), at)
         return context.get_dummy_value()
 
     @intrinsic  # type: ignore[untyped-decorator]
