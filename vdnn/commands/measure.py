@@ -225,7 +225,7 @@ class Bench:
         self.device.grow(plan.arena_bytes, self.device.host_bytes_of(plan), plan.disk_bytes)
         for name, value in self.inputs.items():
             self.device.write(plan, name, value)
-        return execute(plan, self.device)
+        return execute(plan, self.device, apart=True)
 
     @property
     def name(self) -> str:

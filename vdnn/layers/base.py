@@ -94,7 +94,7 @@ def _signature(function: Callable[..., None]) -> tuple[tuple[str, bool, bool], .
 
 
 DEFAULT = (Algorithm("default", 0),)
-SERVICES = frozenset({"xp", "kernels", "algorithm", "workspace", "clock", "samples"})
+SERVICES = frozenset({"xp", "kernels", "algorithm", "workspace", "clock", "samples", "rectify"})
 FORWARD = ("forward", "evaluate")
 BACKWARD = ("backward", "backward_weights", "backward_data")
 PHASES = (*FORWARD, "update_statistics", *BACKWARD)
@@ -114,6 +114,7 @@ class Layer:
     `algorithm`           name chosen by the plan           `workspace` its scratch: uint8 array, None if 0 bytes
     `clock`               what changes from step to step (see vdnn.clock)
     `samples`             how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
+    `rectify`             of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
     ====================  ======================================================================================
 
     On a GPU a step is recorded as a graph and replayed, so that a method may be called once for many steps: what
@@ -125,6 +126,9 @@ class Layer:
     `passes_gradient` says that every dx equals dy, so that no backward op is needed at all (Add); `couples_samples`
     that in training y of one sample depends on which others are with it (batch norm), so that parts of a batch do not
     give what the batch would.  A loss, which divides by the number of samples, takes `samples` for it in backward.
+
+    With `rectify` a method does the work of a ReLU behind it in its own pass over memory, bit for bit: `takes_rectify`
+    says that it can, `rectifies` that a layer's work is of this kind.
     """
 
     name: str = ""
@@ -160,6 +164,14 @@ class Layer:
         Such as y of Flatten where storage is in logical order.  Default: none.
         """
         return {}
+
+    def takes_rectify(self, kernels: Any, phase: str) -> bool:
+        """Whether this phase's method, forward or evaluate, takes `rectify` with these kernels.  Default: no."""
+        return False
+
+    def rectifies(self, phase: str) -> bool:
+        """Whether all that this phase does is y = max(x, 0), never -0.0, NaN where x is.  Default: no."""
+        return False
 
     def method(self, phase: str) -> Callable[..., None] | None:
         """The method that computes this phase, or None."""

@@ -27,6 +27,16 @@ def scratch(kernels: Any, kernel: str, *arguments: Any) -> tuple[Algorithm, ...]
     return (Algorithm("default", declared(*arguments) if declared else 0),)
 
 
+def has_rectify(kernels: Any, kernel: str) -> bool:
+    """Whether the kernel of that name takes `rectify`; sets of kernels name theirs in `rectifying`."""
+    return kernel in getattr(kernels, "rectifying", ())
+
+
+def asked(rectify: bool) -> dict[str, bool]:
+    """`rectify` if it is asked for: kernels that do not take it are never given it."""
+    return {"rectify": True} if rectify else {}
+
+
 def elements(shape: Shape) -> int:
     """The number of elements of a shape."""
     return prod(shape)

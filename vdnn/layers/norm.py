@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vdnn.layers.base import DEFAULT, Algorithm, Array, Init, Layer, LayerError, Shape, ShapeError, Shapes, Spec
-from vdnn.layers.common import elements, image, label, scratch
+from vdnn.layers.common import asked, elements, has_rectify, image, label, scratch
 from vdnn.layers.conv import count
 
 
@@ -44,6 +44,10 @@ class BatchNorm2d(Layer):
             )
         return scratch(kernels, "batch_norm", dtype, x[0])
 
+    def takes_rectify(self, kernels: Any, phase: str) -> bool:
+        """Whether the kernels do."""
+        return has_rectify(kernels, "batch_norm" if phase == "forward" else "batch_norm_evaluate")
+
     def flops(self, phase: str, *x: Shape) -> int:
         """About five per element forward, nine backward."""
         if phase == "update_statistics":
@@ -61,9 +65,11 @@ class BatchNorm2d(Layer):
         batch_inverse_deviation: Array,
         batch_variance: Array,
         workspace: Array,
+        rectify: bool = False,
     ) -> None:
         """Write y and the batch's statistics (batch_variance is the unbiased one)."""
-        kernels.batch_norm(x, w, b, y, batch_mean, batch_inverse_deviation, batch_variance, self.eps, workspace)
+        statistics = batch_mean, batch_inverse_deviation, batch_variance
+        kernels.batch_norm(x, w, b, y, *statistics, self.eps, workspace, **asked(rectify))
 
     def update_statistics(
         self, kernels: Any, batch_mean: Array, batch_variance: Array, mean: Array, variance: Array
@@ -73,10 +79,19 @@ class BatchNorm2d(Layer):
         kernels.move_average(batch_variance, variance, self.momentum)
 
     def evaluate(
-        self, kernels: Any, x: Array, w: Array, b: Array, mean: Array, variance: Array, y: Array, workspace: Array
+        self,
+        kernels: Any,
+        x: Array,
+        w: Array,
+        b: Array,
+        mean: Array,
+        variance: Array,
+        y: Array,
+        workspace: Array,
+        rectify: bool = False,
     ) -> None:
         """Write y from the running averages."""
-        kernels.batch_norm_evaluate(x, w, b, mean, variance, y, self.eps, workspace)
+        kernels.batch_norm_evaluate(x, w, b, mean, variance, y, self.eps, workspace, **asked(rectify))
 
     def backward(
         self,

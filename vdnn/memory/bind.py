@@ -11,6 +11,7 @@ from vdnn.layers.base import Array
 from vdnn.layers.fused import Fused, is_split
 from vdnn.memory.decisions import Fate
 from vdnn.memory.measure import Access
+from vdnn.memory.merging import merges
 from vdnn.memory.plan import Plan, PlanError, Step, workspace_of
 from vdnn.network import Role, Tensor
 from vdnn.rewrites import as_on_tape
@@ -38,6 +39,7 @@ class Bound:
     results   {name: array on the host}, where results arrive
     undo      {step: puts back the bytes in the arena of which that step makes an undo copy}
     accesses  of each step, the bytes of the arena that it is handed
+    merged    {step: what it does where ops are merged (vdnn.memory.merging)}, of those for which that is not `actions`
     """
 
     def __init__(self, plan: Plan, device: Device) -> None:
@@ -59,6 +61,9 @@ class Bound:
             elif step.kind in ("offload", "prefetch"):
                 self.actions[i] = self._copy(i, step)
         self._hold_sources()
+        self.merged: dict[int, Callable[[], Any]] = {}
+        for first, second in merges(plan, device.network, device.kernels):
+            self.merged |= {first: partial(self.actions[first], rectify=True), second: _nothing}
 
     def _place(self, step: Step) -> None:
         self._at[step.name] = step.offset
@@ -151,6 +156,10 @@ class Bound:
     def _note(self, i: int, view: Array, reads: bool, writes: bool) -> None:
         start, stop = self.device.span(view)
         self.accesses[i].append(Access(start, stop, reads, writes))
+
+
+def _nothing() -> None:
+    """What a step does whose work another one has done."""
 
 
 def _input_places(plan: Plan, slots: int) -> dict[str, tuple[int, ...]]:

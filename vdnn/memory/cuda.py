@@ -235,7 +235,7 @@ class CudaDevice(Device):
         if self.running is not None and self.running.issued_all:
             self.running.wait()
 
-    def _start(self, plan: Plan, bound: Bound, timed: bool) -> CudaRun:
+    def _start(self, plan: Plan, bound: Bound, timed: bool, apart: bool) -> CudaRun:
         if id(plan) not in self._schedules:
             self._schedules[id(plan)] = Schedule(bound, self)
         try:

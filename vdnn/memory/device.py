@@ -135,8 +135,8 @@ class Device(ABC):
         """A copy of a view of the arena, as a NumPy array in logical order."""
 
     @abstractmethod
-    def _start(self, plan: Plan, bound: Bound, timed: bool) -> Any:
-        """Begin a run of `plan`."""
+    def _start(self, plan: Plan, bound: Bound, timed: bool, apart: bool) -> Any:
+        """Begin a run of `plan`; apart: every step does what it says, none the work of two (vdnn.memory.merging)."""
 
     @abstractmethod
     def close(self) -> None:
@@ -275,14 +275,14 @@ class Device(ABC):
 
     # ---- steps
 
-    def start(self, plan: Plan, timed: bool = True) -> Any:
-        """Begin a step: its streams run whatever is issued."""
+    def start(self, plan: Plan, timed: bool = True, apart: bool = False) -> Any:
+        """Begin a step: its streams run whatever is issued.  apart: see `execute`."""
         self.settle()
         self.check_idle()
         if self.torn:
             raise DeviceError("a failed step left the weights half updated; load them from a checkpoint first")
         bound = self.load(plan)
-        return self._start(plan, bound, timed)
+        return self._start(plan, bound, timed, apart)
 
     def restore(self, plan: Plan, run: Any) -> str:
         """Put back what a step that failed has overwritten; why not, if that fails.

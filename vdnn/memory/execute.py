@@ -24,7 +24,7 @@ def walk(plan: Plan, device: Device) -> Iterator[Event]:
     from its undo copy, and the error is raised.
     """
     live = plan.live_bytes
-    with _run_of(plan, device, timed=True) as (run, events):
+    with _run_of(plan, device, timed=True, apart=True) as (run, events):
         for event in events:
             device.bytes_in_use = live[event.index]
             if event.step.kind not in ("alloc", "free"):
@@ -33,24 +33,28 @@ def walk(plan: Plan, device: Device) -> Iterator[Event]:
         run.wait()
 
 
-def execute(plan: Plan, device: Device) -> Trace:
+def execute(plan: Plan, device: Device, apart: bool = False) -> Trace:
     """Run one step of training to its end; Ctrl-C is held until then.  Returns what happened when.
 
-    The same as exhausting `walk`, but all steps are issued at once, so that nothing but compute is busy meanwhile.
+    The same as exhausting `walk`, but all steps are issued at once, so that nothing but compute is busy meanwhile, and
+    a device may do two ops in one pass over memory, with the same bits: one of them then takes no time.
+
+    apart   run every op by itself, as `walk` does, so that each takes its own time
     """
     with interrupt_held():
-        trace = begin(plan, device, timed=True).finish()
+        trace = begin(plan, device, timed=True, apart=apart).finish()
     assert trace is not None
     return trace
 
 
-def begin(plan: Plan, device: Device, timed: bool) -> Pending:
+def begin(plan: Plan, device: Device, timed: bool, apart: bool = False) -> Pending:
     """Issue one whole step of training.  On a device that is asynchronous it may still run when this returns.
 
     timed   record when each of the plan's steps begins and ends, which takes a GPU some time of its own
+    apart   see `execute`
     """
     with ExitStack() as stack:
-        run, events = stack.enter_context(_run_of(plan, device, timed))
+        run, events = stack.enter_context(_run_of(plan, device, timed, apart))
         run.issue_all()
         return Pending(plan, run, events if timed else None, stack.pop_all())
 
@@ -72,12 +76,12 @@ class Pending:
 
 
 @contextmanager
-def _run_of(plan: Plan, device: Device, timed: bool) -> Iterator[tuple[Any, list[Event]]]:
+def _run_of(plan: Plan, device: Device, timed: bool, apart: bool) -> Iterator[tuple[Any, list[Event]]]:
     """A step begun on the device, and its events if it is timed; whatever goes wrong in the block, nothing stays half
     done.
     """
     events = [Event(i, step, step.stream, None, None) for i, step in enumerate(plan.steps)] if timed else []
-    run = device.start(plan, timed)
+    run = device.start(plan, timed, apart)
     try:
         yield run, events
     except BaseException as error:

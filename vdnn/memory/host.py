@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ class HostDevice(Device):
         self.link_bandwidth, self.folder = link_bandwidth, spill
         self.streams = Streams()
         self._cost: tuple[Any, Cost] | None = None  # of which optimizer
-        self._programs: dict[int, tuple[Program, Poison | None]] = {}
+        self._programs: dict[tuple[int, bool], tuple[Program, Poison | None]] = {}
         self._take(0, 0, 0)
 
     # ---- memory
@@ -178,22 +178,23 @@ class HostDevice(Device):
         """What holds while a step runs: see the kernels' `step`."""
         return self.kernels.step()
 
-    def _start(self, plan: Plan, bound: Bound, timed: bool) -> Run:
-        if id(plan) not in self._programs:
-            self._programs[id(plan)] = self._program(bound)
+    def _start(self, plan: Plan, bound: Bound, timed: bool, apart: bool) -> Run:
+        key = id(plan), apart
+        if key not in self._programs:
+            self._programs[key] = self._program(bound, bound.actions if apart else bound.actions | bound.merged)
         if self.spill is not None:
             self.spill.mend()
-        program, poison = self._programs[id(plan)]
+        program, poison = self._programs[key]
         if poison:
             poison.reset()
         return self.streams.start(program)
 
-    def _program(self, bound: Bound) -> tuple[Program, Poison | None]:
+    def _program(self, bound: Bound, actions: Mapping[int, Callable[[], Any]]) -> tuple[Program, Poison | None]:
         """What each thread does in a step."""
         poison = Poison(bound.plan, self.arena) if self.poison else None
         place: dict[int, tuple[str, int]] = {}  # {step: (its stream, how many of that stream are done when it is)}
         lanes: dict[str, list[Entry]] = {"compute": [], "offload": [], "prefetch": []}
-        for i, action in bound.actions.items():
+        for i, action in actions.items():
             step = bound.plan.steps[i]
             if poison:
                 action = poison.after(i, action)

@@ -51,6 +51,7 @@ class NumpyKernels(
     storage = "nhwc"
     storages = ("nhwc", "nchw")  # that single kernels take as well
     xp: Any = numpy
+    rectifying = ("batch_norm", "batch_norm_evaluate")  # what can do a ReLU in passing, if it is asked to `rectify`
 
     def __init__(self, threads: int | None = None, fast: bool | None = None, exact: bool = False) -> None:
         Workers.__init__(self, threads)

@@ -34,9 +34,10 @@ class NormKernels(Sharing):
         variance: Array,
         eps: float,
         workspace: Array,
+        rectify: bool = False,
     ) -> None:
         """y = (x - mean) / sqrt(biased variance + eps) * w + b over the batch; writes mean (C,), 1 / sqrt(...) and
-        the unbiased variance, which running averages take.
+        the unbiased variance, which running averages take.  rectify: max(y, 0) in place of y, as relu has it.
 
         One pass sums x - c and its square, c being the mean of the first block: near enough to the mean that the
         squares do not drown in it.
@@ -46,15 +47,24 @@ class NormKernels(Sharing):
         cost = self.estimate(3, x)
         self.parallel(lambda index, worker: routines.sum_moments(rows, s, index, worker), len(s.partial), cost)
         routines.settle_moments(rows, s, eps, w, b, (mean, inverse_deviation, variance))
-        self._normalise(rows, s)
+        self._normalise(rows, s, rectify)
 
     def batch_norm_evaluate(
-        self, x: Array, w: Array, b: Array, mean: Array, variance: Array, y: Array, eps: float, workspace: Array
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        mean: Array,
+        variance: Array,
+        y: Array,
+        eps: float,
+        workspace: Array,
+        rectify: bool = False,
     ) -> None:
-        """y = (x - mean) / sqrt(variance + eps) * w + b with given mean and variance: (C,)."""
+        """y = (x - mean) / sqrt(variance + eps) * w + b with given mean and variance: (C,).  rectify: as batch_norm."""
         rows, s = Rows(x, y), Scratch(workspace, x)
         settle_averages(s, eps, w, b, mean, variance)
-        self._normalise(rows, s)
+        self._normalise(rows, s, rectify)
 
     @staticmethod
     def move_average(value: Array, average: Array, momentum: float) -> None:
@@ -65,9 +75,9 @@ class NormKernels(Sharing):
         np.add(average, value, out=average)
         np.multiply(average, momentum, out=average)
 
-    def _normalise(self, rows: Rows, s: Scratch) -> None:
+    def _normalise(self, rows: Rows, s: Scratch, rectify: bool) -> None:
         routine = self.routines.normalise
-        self.parallel(lambda index, _: routine(rows, s, index), rows.parts, self.estimate(2, *rows.given))
+        self.parallel(lambda index, _: routine(rows, s, index, rectify), rows.parts, self.estimate(2, *rows.given))
 
     def batch_norm_backward(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vdnn.kernels.numpy.elementwise import relu
 from vdnn.kernels.numpy.norm_rows import BLOCK, WIDE, Rows, Scratch
 
 Array = Any
@@ -98,13 +99,16 @@ def _inverse_deviation(variance: Array, eps: float) -> None:
     np.divide(1.0, variance, out=variance)
 
 
-def normalise(rows: Rows, s: Scratch, index: int) -> None:
-    """y = x * s.wide[0] + s.wide[1] for a part of the rows."""
+def normalise(rows: Rows, s: Scratch, index: int, rectify: bool) -> None:
+    """y = x * s.wide[0] + s.wide[1] for a part of the rows; rectify: max(y, 0) in place of y."""
     scale, offset, _ = s.wide
     for xb, yb in rows.blocks(index, rows.parts):
         width = xb.shape[1]
         np.multiply(xb, scale[:width], out=yb)
         np.add(yb, offset[:width], out=yb)
+        if rectify:
+            flat = yb.reshape(-1) if yb.flags.c_contiguous else yb
+            relu(flat, flat)
 
 
 def sum_gradients(rows: Rows, s: Scratch, index: int, worker: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
-from vdnn.kernels.numpy.compiled.lanes import load, load_first, size, store, store_first
+from vdnn.kernels.numpy.compiled.lanes import absolute, load, load_first, rectified, size, store, store_first
 from vdnn.layers.base import Array
 
 FEW = 64  # long rows (rows of C values, repeated) that are summed in the network's precision, before float64 takes over
@@ -158,8 +158,8 @@ def settle_gradients(
 
 
 @compiled
-def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int) -> None:
-    """y = x * scale + offset in one of `parts` equal parts; wide: scale and offset."""
+def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int, rectify: bool) -> None:
+    """y = x * scale + offset in one of `parts` equal parts; wide: scale and offset.  rectify: max(y, 0) instead."""
     step, rows = size(x), x.size // C
     width = wide.shape[1]
     first, last = index * rows // parts * C, (index + 1) * rows // parts * C
@@ -167,10 +167,12 @@ def scale_rows(x: Array, y: Array, wide: Array, C: int, index: int, parts: int) 
     whole = first + (last - first) // width * width
     for row in range(first, whole, width):
         for i in range(0, width, step):
-            store(load(x, row + i) * load(scale, i) + load(offset, i), y, row + i)
+            t = load(x, row + i) * load(scale, i) + load(offset, i)
+            store(absolute(rectified(t)) if rectify else t, y, row + i)
     for i in range(0, last - whole, step):
         rest = min(step, last - whole - i)
-        store_first(rest, load_first(rest, x, whole + i) * load(scale, i) + load(offset, i), y, whole + i)
+        t = load_first(rest, x, whole + i) * load(scale, i) + load(offset, i)
+        store_first(rest, absolute(rectified(t)) if rectify else t, y, whole + i)
 
 
 @compiled

@@ -36,13 +36,13 @@ class NormRoutines:
             norm.settle_moments(s.partial, s.wide, rows.all, eps, w, b, *statistics)
 
     @staticmethod
-    def normalise(rows: Rows, s: Scratch, index: int) -> None:
-        """y = x * s.wide[0] + s.wide[1] for a part of the rows."""
+    def normalise(rows: Rows, s: Scratch, index: int, rectify: bool) -> None:
+        """y = x * s.wide[0] + s.wide[1] for a part of the rows; rectify: max(y, 0) in place of y."""
         if rows.flat is None:
-            Routines.normalise(rows, s, index)
+            Routines.normalise(rows, s, index, rectify)
         else:
             x, y = rows.flat
-            norm.scale_rows(x, y, s.wide, rows.channels, index, rows.parts)
+            norm.scale_rows(x, y, s.wide, rows.channels, index, rows.parts, rectify)
 
     @staticmethod
     def sum_gradients(rows: Rows, s: Scratch, index: int, worker: int) -> None:
