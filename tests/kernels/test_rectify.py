@@ -62,7 +62,7 @@ def assert_same(kernels, layer, shape, dtype, last):
 def test_batch_norm_rectifies_as_relu_does(shape, last, kernels):
     for dtype in ("float32", "float64"):
         assert_same(kernels, BatchNorm2d(), shape, dtype, last)
-    given, shapes = arrays_of(BatchNorm2d(), shape, "float32", last)
+    given, _ = arrays_of(BatchNorm2d(), shape, "float32", last)
     C, found = shape[1], []
     for rectify in (False, True):
         y = np.empty_like(given["x"])
@@ -72,3 +72,21 @@ def test_batch_norm_rectifies_as_relu_does(shape, last, kernels):
         found.append(y)
     kernels.relu(found[0], found[0])
     assert found[0].tobytes() == found[1].tobytes()
+
+
+CONVOLUTIONS = [
+    (Conv2d(32, 3, padding=1), (2, 96, 13, 9)),
+    (Conv2d(37, 3, padding=1, bias=False), (2, 5, 9, 14)),
+    (Conv2d(6, 5, padding=2), (1, 7, 12, 12)),
+    (Conv2d(40, 1), (3, 24, 11, 13)),
+    (Conv2d(33, 1, 2), (2, 8, 9, 9)),
+    (Conv2d(64, 7, 2, padding=3), (2, 3, 23, 21)),
+    (Conv2d(6, (3, 2), padding=(0, 1), dilation=2, groups=3), (2, 9, 10, 8)),
+]
+
+
+@pytest.mark.parametrize("kernels", SETS, ids=lambda k: f"{'compiled' if k.fast else 'numpy'}-{k.threads}")
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS)
+def test_every_algorithm_of_a_convolution_rectifies_as_relu_does(layer, shape, kernels):
+    assert_same(kernels, layer, shape, "float32", True)
+    assert_same(kernels, layer, shape, "float32", False)

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from vdnn.layers.base import Algorithm, Array, Init, Layer, LayerError, Shape, ShapeError, Shapes, Spec
+from vdnn.layers.common import asked, has_rectify
 
 Pair = tuple[int, int]
 Pairs = int | Sequence[int]
@@ -177,11 +178,24 @@ class Conv2d(_Convolution):
         """2 N K OH OW C/groups R S in every phase."""
         return 2 * prod(self.shapes(*x).y) * prod(self._filter(x[0][1])[1:])
 
+    def takes_rectify(self, kernels: Any, phase: str) -> bool:
+        """Whether the kernels do."""
+        return has_rectify(kernels, "conv2d_forward")
+
     def forward(
-        self, kernels: Any, algorithm: str, workspace: Array, x: Array, w: Array, y: Array, b: Array = None
+        self,
+        kernels: Any,
+        algorithm: str,
+        workspace: Array,
+        x: Array,
+        w: Array,
+        y: Array,
+        b: Array = None,
+        rectify: bool = False,
     ) -> None:
         """Write y."""
-        kernels.conv2d_forward(x, w, b, y, algorithm=algorithm, workspace=workspace, **self._geometry)
+        how = {"algorithm": algorithm, "workspace": workspace, **self._geometry, **asked(rectify)}
+        kernels.conv2d_forward(x, w, b, y, **how)
 
     def backward_weights(
         self, kernels: Any, algorithm: str, workspace: Array, x: Array, dy: Array, dw: Array, db: Array = None

@@ -51,7 +51,8 @@ class NumpyKernels(
     storage = "nhwc"
     storages = ("nhwc", "nchw")  # that single kernels take as well
     xp: Any = numpy
-    rectifying = ("batch_norm", "batch_norm_evaluate")  # what can do a ReLU in passing, if it is asked to `rectify`
+    # what can do a ReLU in passing, if it is asked to `rectify`
+    rectifying = ("batch_norm", "batch_norm_evaluate", "conv2d_forward")
 
     def __init__(self, threads: int | None = None, fast: bool | None = None, exact: bool = False) -> None:
         Workers.__init__(self, threads)

@@ -148,16 +148,17 @@ class ConvKernels(Sharing):
         groups: int,
         algorithm: str,
         workspace: Array | None,
+        rectify: bool = False,
     ) -> None:
-        """Write y = x * w + b."""
+        """Write y = x * w + b.  rectify: max(y, 0) in place of y, as relu has it."""
         g = self._geometry("forward", x, w, stride, padding, dilation, groups, algorithm, workspace)
         source, filters, result = channels_last(x), channels_last(w), channels_last_output(y)
         if algorithm in WINOGRAD:
-            winograd.forward(self, g, WINOGRAD[algorithm], source, filters, b, result, workspace)
+            winograd.forward(self, g, WINOGRAD[algorithm], source, filters, b, result, workspace, rectify)
         elif form := self._form("forward", g, algorithm):
-            form.forward(self, g, source, filters, b, result, workspace)
+            form.forward(self, g, source, filters, b, result, workspace, rectify)
         else:
-            conv_gemm.forward(self, g, source, filters, b, result, algorithm, workspace)
+            conv_gemm.forward(self, g, source, filters, b, result, algorithm, workspace, rectify)
         deliver(result, y)
 
     def conv2d_backward_data(

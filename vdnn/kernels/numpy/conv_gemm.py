@@ -30,9 +30,20 @@ def forward_workspace(g: Geometry, algorithm: str, threads: int) -> int:
 
 
 def forward(
-    workers: Sharing, g: Geometry, x: Array, w: Array, b: Array | None, y: Array, algorithm: str, space: Array | None
+    workers: Sharing,
+    g: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    y: Array,
+    algorithm: str,
+    space: Array | None,
+    rectify: bool = False,
 ) -> None:
-    """y = x * w + b.  x: (N, H, W, G C), w: (G K, R, S, C), b: (G K,), y: (N, OH, OW, G K)."""
+    """y = x * w + b.  x: (N, H, W, G C), w: (G K, R, S, C), b: (G K,), y: (N, OH, OW, G K).
+
+    rectify: max(y, 0) in place of y.
+    """
     windows = forward_windows(g.source, g.outputs, g.taps, g.stride, g.padding, g.dilation)
     blocking = forward_blocking(g, algorithm)
     gathers = []
@@ -43,7 +54,7 @@ def forward(
             for c in blocking.chunks
         )
         bias = None if b is None else b[outer]
-        gathers.append(Gather(x, inner, *windows, filters, bias, y[..., outer], blocking))
+        gathers.append(Gather(x, inner, *windows, filters, bias, y[..., outer], blocking, rectify))
     run_gathers(workers, gathers, space, 0, g.flops)
 
 

@@ -108,9 +108,21 @@ def reaches_all(g: Geometry) -> bool:
     )
 
 
-def forward(workers: Sharing, g: Geometry, x: Array, w: Array, b: Array | None, y: Array, space: Array | None) -> None:
-    """y = x * w + b.  x: (N, H, W, G C), w: (G K, R, S, C), b: (G K,), y: (N, OH, OW, G K)."""
-    run_sweeps(workers, forward_sweeps(g), (x.reshape(-1), w.reshape(-1), b, y.reshape(-1)), space, g.flops)
+def forward(
+    workers: Sharing,
+    g: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    y: Array,
+    space: Array | None,
+    rectify: bool = False,
+) -> None:
+    """y = x * w + b.  x: (N, H, W, G C), w: (G K, R, S, C), b: (G K,), y: (N, OH, OW, G K).
+
+    rectify: max(y, 0) in place of y.
+    """
+    run_sweeps(workers, forward_sweeps(g), (x.reshape(-1), w.reshape(-1), b, y.reshape(-1)), space, g.flops, rectify)
 
 
 def backward_data(workers: Sharing, g: Geometry, w: Array, dy: Array, dx: Array, space: Array | None) -> None:
@@ -121,7 +133,12 @@ def backward_data(workers: Sharing, g: Geometry, w: Array, dy: Array, dx: Array,
 
 
 def run_sweeps(
-    workers: Sharing, sweeps: tuple[Sweep, ...] | None, arrays: tuple[Array, ...], space: Array | None, flops: int
+    workers: Sharing,
+    sweeps: tuple[Sweep, ...] | None,
+    arrays: tuple[Array, ...],
+    space: Array | None,
+    flops: int,
+    rectify: bool = False,
 ) -> None:
     """Run all tasks of all gathers.  arrays: source, filter, bias, result; each worker has its scratch in `space`."""
     assert sweeps
@@ -129,7 +146,7 @@ def run_sweeps(
     scratch, gather = scratches([each.plan for each in sweeps], space, 0, workers.threads), workers.routines.gather
 
     def run(task: int, worker: int) -> None:
-        gather(*tasks[task], arrays, *scratch[worker])
+        gather(*tasks[task], arrays, *scratch[worker], rectify)
 
     workers.parallel(run, len(tasks), flops / FLOPS)
 

@@ -9,10 +9,9 @@ up.  Tiles and chunks depend on shapes only, never on the number of threads, so 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
@@ -20,6 +19,9 @@ from vdnn.kernels.numpy.chunks import Sharing
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div
 from vdnn.kernels.numpy.window import Tile, Tiles, Window, pack, tiles
 from vdnn.layers.base import Array
+
+if TYPE_CHECKING:
+    from vdnn.kernels.numpy.routines import Routines
 
 GOOD_HEIGHT = 128  # pixels of a tile; below about 100 rows the GEMM spends its time on reading the filter
 FLOPS = 5e10  # per second and core, roughly: decides whether an operation is worth splitting
@@ -119,6 +121,7 @@ class Gather(NamedTuple):
     bias: Array | None  # (K,)
     result: Array  # (N, rows.outputs, columns.outputs, K), a view with any strides
     blocking: Blocking
+    rectify: bool = False  # whether max(result, 0) is written in place of it
 
     def tiles(self) -> Tiles:
         """The tiles; each is one task."""
@@ -135,7 +138,7 @@ class Gather(NamedTuple):
         pack(self.source, self.channels, rows, columns, tile, matrix.reshape(shape))
         return matrix.reshape(tile.pixels, -1)
 
-    def run(self, tile: Tile, scratch: Scratch, add_bias: Callable[[Array, Array], None]) -> None:
+    def run(self, tile: Tile, scratch: Scratch, routines: Routines) -> None:
         """Compute one tile of the result."""
         packed, sums, terms = (scratch.take(shape, self.blocking.dtype) for shape in self.blocking.shapes())
         box = self.result[tile.n0 : tile.n1, tile.h0 : tile.h1, tile.w0 : tile.w1]
@@ -146,7 +149,10 @@ class Gather(NamedTuple):
             if i > 0:
                 numpy.add(out, term, out=out)
         if self.bias is not None:
-            add_bias(out, self.bias)
+            routines.add_bias(out, self.bias)
+        if self.rectify:
+            flat = out.reshape(-1) if out.flags.c_contiguous else out
+            routines.relu(flat, flat)
         if not self.blocking.lands:
             numpy.copyto(box, out.reshape(box.shape))
 
@@ -155,10 +161,10 @@ def run_gathers(workers: Sharing, gathers: list[Gather], workspace: Array | None
     """Run all gathers' tiles on the workers; each has its scratch in the workspace, from byte `start` on."""
     parts = [gather.tiles() for gather in gathers]
     firsts = list(accumulate(map(len, parts), initial=0))  # of each gather, the number of its first task
-    size, add_bias = max(gather.blocking.scratch for gather in gathers), workers.routines.add_bias
+    size, routines = max(gather.blocking.scratch for gather in gathers), workers.routines
 
     def run(task: int, worker: int) -> None:
         n = bisect_right(firsts, task) - 1
-        gathers[n].run(parts[n][task - firsts[n]], Scratch(workspace, start + worker * size), add_bias)
+        gathers[n].run(parts[n][task - firsts[n]], Scratch(workspace, start + worker * size), routines)
 
     workers.parallel(run, firsts[-1], flops / FLOPS)

@@ -92,9 +92,18 @@ def applies(phase: str, g: Geometry) -> bool:
     return plan_of(phase, g) is not None
 
 
-def forward(workers: Sharing, g: Geometry, x: Array, w: Array, b: Array | None, y: Array, space: Array | None) -> None:
-    """y = x * w + b.  x: (N, H, W, C), w: (K, 1, 1, C), b: (K,), y: (N, H, W, K)."""
-    _multiply(workers, g, plan_of("forward", g), (x, w, b, y), (1, g.C), space)
+def forward(
+    workers: Sharing,
+    g: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    y: Array,
+    space: Array | None,
+    rectify: bool = False,
+) -> None:
+    """y = x * w + b.  x: (N, H, W, C), w: (K, 1, 1, C), b: (K,), y: (N, H, W, K).  rectify: max(y, 0) in place of y."""
+    _multiply(workers, g, plan_of("forward", g), (x, w, b, y), (1, g.C), space, rectify)
 
 
 def backward_data(workers: Sharing, g: Geometry, w: Array, dy: Array, dx: Array, space: Array | None) -> None:
@@ -111,6 +120,7 @@ def _multiply(
     arrays: tuple[Array, ...],
     steps: Pair,
     space: Array | None,
+    rectify: bool = False,
 ) -> None:
     """steps: how far neighbours among the terms, and among the result's channels, lie apart in the filter."""
     assert plan
@@ -119,6 +129,6 @@ def _multiply(
     own = [scratch.take((plan.filters,), plan.dtype) for _ in range(workers.threads)]
 
     def run(task: int, worker: int) -> None:
-        routine(plan, *tasks[task], arrays, steps, own[worker])
+        routine(plan, *tasks[task], arrays, steps, own[worker], rectify)
 
     workers.parallel(run, len(tasks), g.flops / FLOPS)

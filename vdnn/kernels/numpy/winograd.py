@@ -34,12 +34,20 @@ def workspace(phase: str, g: Geometry, m: int, threads: int) -> int:
 
 
 def forward(
-    workers: Sharing, g: Geometry, m: int, x: Array, w: Array, b: Array | None, y: Array, space: Array | None
+    workers: Sharing,
+    g: Geometry,
+    m: int,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    y: Array,
+    space: Array | None,
+    rectify: bool = False,
 ) -> None:
-    """y = x * w + b.  x: (N, H, W, C), w: (K, r, r, C), b: (K,), y: (N, OH, OW, K)."""
+    """y = x * w + b.  x: (N, H, W, C), w: (K, r, r, C), b: (K,), y: (N, OH, OW, K).  rectify: max(y, 0) instead."""
     winograd = transform_of(g, m)
     plan = conv_plan(winograd, g.N, g.outputs, g.C, g.K, g.K, g.C, g.dtype)
-    Convolution(workers, winograd, plan, g.padding, x, w, False, b, y, space).run(g.flops)
+    Convolution(workers, winograd, plan, g.padding, x, w, False, b, y, space, rectify).run(g.flops)
 
 
 def backward_data(workers: Sharing, g: Geometry, m: int, w: Array, dy: Array, dx: Array, space: Array | None) -> None:
@@ -65,7 +73,9 @@ class Convolution:
         bias: Array | None,
         result: Array,
         space: Array | None,
+        rectify: bool = False,
     ) -> None:
+        self.rectify = rectify
         self.workers, self.winograd, self.plan, self.padding = workers, winograd, plan, padding
         self.routines = workers.routines
         self.source, self.w, self.turned, self.bias, self.result = source, w, turned, bias, result
@@ -104,7 +114,12 @@ class Convolution:
         scratch.start = start  # the transform's scratch becomes the products'
         outer = scratch.take((a * a, tile.pixels, self.result.shape[3]), self.dtype)
         self.filters.multiply(inner, outer)
-        self.routines.transform_output(self.winograd, outer, 0, tile, self.bias, self.result, scratch)
+        self.transform_back(outer, 0, tile, scratch)
+
+    def transform_back(self, matrices: Array, start: int, tile: Tile, scratch: Scratch) -> None:
+        """Transform a block of matrices, from tile `start` on, back into the result."""
+        how = self.bias, self.result, scratch, self.rectify
+        self.routines.transform_output(self.winograd, matrices, start, tile, *how)
 
     def phase(self, boxes: Sequence[Tile], seconds: float) -> None:
         """Some blocks of tiles: all transforms, all products, all transforms back."""
@@ -116,8 +131,7 @@ class Convolution:
             routines.transform_input(winograd, self.source, boxes[task], self.padding, self.inner, start, scratch)
 
         def after(task: int, worker: int) -> None:
-            scratch, start = self.scratch(worker), starts[task]
-            routines.transform_output(winograd, self.outer, start, boxes[task], self.bias, self.result, scratch)
+            self.transform_back(self.outer, starts[task], boxes[task], self.scratch(worker))
 
         self.workers.parallel(before, len(boxes), seconds / 4)
         self.filters.multiply_all(tiles, seconds / 2)

@@ -97,11 +97,18 @@ def _transform(
 
 
 def transform_output(
-    winograd: Winograd, matrices: Array, start: int, tile: Tile, bias: Array | None, y: Array, scratch: Scratch
+    winograd: Winograd,
+    matrices: Array,
+    start: int,
+    tile: Tile,
+    bias: Array | None,
+    y: Array,
+    scratch: Scratch,
+    rectify: bool = False,
 ) -> None:
     """Transform a block of matrices: (a * a, T, K), from tile `start` on, back and write it, + bias, to y.
 
-    y: (N, OH, OW, K).  The block is used up.  A scratch may measure, as in `transform_input`.
+    y: (N, OH, OW, K); rectify: max(y, 0) in place of y.  The block is used up.  A scratch may measure, as in `transform_input`.
     """
     m, a, dtype, program = winograd.m, winograd.a, y.dtype.name, winograd.output
     K = y.shape[3]
@@ -118,10 +125,13 @@ def transform_output(
         for j in range(m):
             target = y[tile.n0 : tile.n1, tile.h0 * m + i : tile.h1 * m : m, tile.w0 * m + j : tile.w1 * m : m]
             pixels = block[i, j, :, : target.shape[1], : target.shape[2]]  # the last tiles may stick out
-            if bias is None:
+            if bias is not None:
+                numpy.add(pixels, bias, out=pixels if rectify else target)
+            if rectify:
+                numpy.maximum(pixels, 0, out=pixels)
+                numpy.abs(pixels, out=target)  # of -0.0 as well
+            elif bias is None:
                 numpy.copyto(target, pixels)
-            else:
-                numpy.add(pixels, bias, out=target)
 
 
 def transform_filter(

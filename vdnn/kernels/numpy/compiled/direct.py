@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.lanes import absolute, load, rectified, store
 from vdnn.kernels.numpy.compiled.multiply import ROWS, VECTORS, over_terms
 from vdnn.kernels.numpy.compiled.vectors import VECTOR, transpose
 from vdnn.layers.base import Array
@@ -145,10 +146,12 @@ def find(target: Numbers, box: Numbers, places: Array) -> int:
 
 @compiled
 def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numbers, pixel: int, row: int, C: int,
-                    filters: Array, width: int, sums: Array, targets: Array, bias: Array) -> None:  # fmt: skip
+                    filters: Array, width: int, sums: Array, targets: Array, bias: Array,
+                    rectify: bool) -> None:  # fmt: skip
     """Sums of pixels first .. last - 1, at targets from the first on, = bias + what they see of x times the filters.
 
     filters: (taps * C, width); so many rows of it are taken at a time as the L1 cache holds beside the sums.
+    rectify: max(sum, 0) in place of each sum.
     """
     R, _, row_dilation, _, S, _, dilation, _ = window
     lanes = VECTOR // x.itemsize
@@ -173,22 +176,27 @@ def multiply_pixels(x: Array, places: Array, first: int, last: int, window: Numb
                         many(x, places, p, at, filters, start, width, sums, targets, q, v, begins, bias,
                              lines, terms, across)  # fmt: skip
                 begins = 0
+        for p in range(last - first if rectify else 0):
+            for at in range(targets[p] + v, targets[p] + min(width, v + VECTORS * lanes), lanes):
+                store(absolute(rectified(load(sums, at))), sums, at)
 
 
 @compiled
 def multiply_block(x: Array, places: Array, pixels: int, window: Numbers, pixel: int, row: int, C: int, filters: Array,
-                   count: int, width: int, y: Array, targets: Array, bias: Array, line: Array) -> None:  # fmt: skip
+                   count: int, width: int, y: Array, targets: Array, bias: Array, line: Array,
+                   rectify: bool) -> None:  # fmt: skip
     """`count` channels of all pixels, at targets, as multiply_pixels has them; in a line first if they are no vectors.
 
     line: room for ROWS rows of `width` elements; bias has `width` elements.
     """
     if count == width:
-        multiply_pixels(x, places, 0, pixels, window, pixel, row, C, filters, width, y, targets, bias)
+        multiply_pixels(x, places, 0, pixels, window, pixel, row, C, filters, width, y, targets, bias, rectify)
         return
     in_line = numpy.arange(ROWS) * width
     for first in range(0, pixels, ROWS):
         last = min(first + ROWS, pixels)
-        multiply_pixels(x, places, first, last, window, pixel, row, C, filters, width, line, in_line, bias)
+        about = window, pixel, row, C, filters, width, line, in_line, bias
+        multiply_pixels(x, places, first, last, *about, rectify)
         for p in range(first, last):
             copy(line, (p - first) * width, count, count, y, targets[p])
 
@@ -196,7 +204,7 @@ def multiply_block(x: Array, places: Array, pixels: int, window: Numbers, pixel:
 @compiled
 def gather(x: Array, source: Numbers, window: Numbers, span: Numbers, cuts: Cuts, copies: bool, filters: Array,
            count: int, width: int, bias: Array, y: Array, target: Numbers, piece: Array,
-           most: int) -> None:  # fmt: skip
+           most: int, rectify: bool) -> None:  # fmt: skip
     """y of some boxes and of `count` channels = bias + the windows over x times the filters: (taps * C, width).
 
     bias has `width` elements.  most: pixels of the largest box.
@@ -209,4 +217,5 @@ def gather(x: Array, source: Numbers, window: Numbers, span: Numbers, cuts: Cuts
         box = box_of(index, *cuts)
         row = see(x, source, window, box, copies, piece, places)
         pixels = find(target, box, targets)
-        multiply_block(seen, places, pixels, window, pixel, row, C, filters, count, width, y, targets, bias, line)
+        about = window, pixel, row, C, filters, count, width, y, targets, bias, line
+        multiply_block(seen, places, pixels, *about, rectify)

@@ -14,7 +14,15 @@ class DirectRoutines:
     """What NumPy has no form of: it packs matrices instead (vdnn.kernels.numpy.gemm)."""
 
     @staticmethod
-    def gather(sweep: Sweep, part: Pair, block: Pair, arrays: tuple[Array, ...], filters: Array, piece: Array) -> None:
+    def gather(
+        sweep: Sweep,
+        part: Pair,
+        block: Pair,
+        arrays: tuple[Array, ...],
+        filters: Array,
+        piece: Array,
+        rectify: bool,
+    ) -> None:
         """A block of the result's channels for a part of the pixels; arrays: source, filter, bias and result, flat."""
         x, w, bias, y = arrays
         plan, (first, last), (inner, outer) = sweep.plan, block, sweep.steps
@@ -29,7 +37,7 @@ class DirectRoutines:
             lay_rows(w, start, outer, outer, count, plan.width, filters)
         seen = x, sweep.source, sweep.window, part, cuts_of(plan.boxes), plan.copies
         target = (sweep.target[0] + first, *sweep.target[1:])
-        gather(*seen, filters, count, plan.width, initial, y, target, piece, plan.pixels)
+        gather(*seen, filters, count, plan.width, initial, y, target, piece, plan.pixels, rectify)
 
     @staticmethod
     def weigh(

@@ -76,7 +76,7 @@ def find(places: Array, begin: int, pixels: int, grid: Pair, strides: Triple, fi
 
 @compiled
 def product(x: Array, source: Triple, L: int, grid: Pair, begin: int, end: int, box: int, filters: Array, first: int,
-            count: int, bias: Array, y: Array, target: Triple) -> None:  # fmt: skip
+            count: int, bias: Array, y: Array, target: Triple, rectify: bool) -> None:  # fmt: skip
     """y, of pixels begin .. end - 1 of a grid the channels first .. first + count - 1 = bias + x times the filters.
 
     source, target: strides of x, which has L channels, and of y; filters: of lay_filters; bias: of these channels and
@@ -93,7 +93,7 @@ def product(x: Array, source: Triple, L: int, grid: Pair, begin: int, end: int, 
         for v in range(0, count, wide):
             own, panel, seen = min(wide, count - v), filters[v * L :], bias[v:]
             width = (own + lanes - 1) // lanes * lanes
-            multiply_block(x, places, pixels, ONE, L, 0, L, panel, own, width, y[v:], targets, seen, line)
+            multiply_block(x, places, pixels, ONE, L, 0, L, panel, own, width, y[v:], targets, seen, line, rectify)
 
 
 @compiled
@@ -105,4 +105,4 @@ def multiply_planes(x: Array, filters: Array, y: Array, n: int, T: int, A: int, 
     grid, source, target = (1, T), (0, 0, A), (0, 0, B)
     for i in range(n):
         own, out = x[i * T * A :], y[i * T * B :]
-        product(own, source, A, grid, 0, T, box, filters[i * plane :], first, count, bias, out, target)
+        product(own, source, A, grid, 0, T, box, filters[i * plane :], first, count, bias, out, target, False)

@@ -16,7 +16,13 @@ class PointwiseRoutines:
 
     @staticmethod
     def multiply_pixels(
-        plan: PointwisePlan, part: Pair, block: Pair, arrays: tuple[Array, ...], steps: Pair, filters: Array
+        plan: PointwisePlan,
+        part: Pair,
+        block: Pair,
+        arrays: tuple[Array, ...],
+        steps: Pair,
+        filters: Array,
+        rectify: bool,
     ) -> None:
         """A block of the result's channels for a part of the pixels; arrays: source, filter, bias and result."""
         x, w, bias, y = arrays
@@ -28,4 +34,4 @@ class PointwiseRoutines:
             initial[:count] = bias[first:last]
         pointwise.lay_filters(w.reshape(-1), inner, outer, L, first, count, filters)
         seen, result = (x.reshape(-1), plan.source, L, plan.grid, *part, plan.pixels), (y.reshape(-1), plan.target)
-        pointwise.product(*seen, filters, first, count, initial, *result)
+        pointwise.product(*seen, filters, first, count, initial, *result, rectify)

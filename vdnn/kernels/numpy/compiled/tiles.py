@@ -13,6 +13,7 @@ from functools import cache
 import numpy
 
 from vdnn.kernels.numpy.compiled.jit import compiled
+from vdnn.kernels.numpy.compiled.lanes import absolute, load, rectified, store
 from vdnn.kernels.numpy.compiled.multiply import VECTORS
 from vdnn.kernels.numpy.compiled.vectors import VECTOR, clear, move, transform, transpose
 from vdnn.layers.base import Array
@@ -94,6 +95,15 @@ def into_tiles(code: str, a: int) -> Kernel:
     return kernel
 
 
+@compiled
+def rectify_grid(y: Array, at: int, row: int, column: int, m: int) -> None:
+    """max(y, 0) in place of m x m vectors."""
+    for i in range(m):
+        for j in range(m):
+            place = at + i * row + j * column
+            store(absolute(rectified(load(y, place))), y, place)
+
+
 @cache
 def from_tiles(code: str, a: int) -> Kernel:
     """A kernel that transforms tiles of a x a elements into squares of m x m pixels."""
@@ -115,6 +125,7 @@ def from_tiles(code: str, a: int) -> Kernel:
         w0: int,
         w1: int,
         m: int,
+        rectify: bool,
     ) -> None:
         # tiles: a * a planes of `plane` elements, from tile `start` on; y: (N, H, W, K)
         lanes = VECTOR // y.itemsize
@@ -135,10 +146,14 @@ def from_tiles(code: str, a: int) -> Kernel:
                         at = tile * K + c
                         if inside and count == lanes:
                             transform(code, tiles, at, a * plane, plane, y, corner + c, W * K, K, padded, c)
+                            if rectify:
+                                rectify_grid(y, corner + c, W * K, K, m)
                             continue
                         for e in range(a * a):
                             copy_channels(tiles, at + e * plane, patch, e * lanes, count)
                         transform(code, patch, 0, a * lanes, lanes, spare, 0, m * lanes, lanes, padded, c)
+                        if rectify:
+                            rectify_grid(spare, 0, m * lanes, lanes, m)
                         for i in range(min(m, H - h * m)):
                             for j in range(min(m, W - w * m)):
                                 to = corner + c + (i * W + j) * K

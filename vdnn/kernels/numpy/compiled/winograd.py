@@ -57,13 +57,23 @@ class WinogradRoutines:
 
     @staticmethod
     def transform_output(
-        winograd: Winograd, matrices: Array, start: int, tile: Tile, bias: Array | None, y: Array, scratch: object
+        winograd: Winograd,
+        matrices: Array,
+        start: int,
+        tile: Tile,
+        bias: Array | None,
+        y: Array,
+        scratch: object,
+        rectify: bool = False,
     ) -> None:
-        """Transform a block of matrices: (a * a, T, K) back and write it, + bias, to y: (N, OH, OW, K)."""
+        """Transform a block of matrices: (a * a, T, K) back and write it, + bias, to y: (N, OH, OW, K).
+
+        rectify: max(y, 0) in place of y.
+        """
         kernel = kernels_of(winograd)["output"]
         added = no_bias(y.shape[3], y.dtype.name) if bias is None else numpy.ascontiguousarray(bias)
         plane = matrices.shape[1] * matrices.shape[2]
-        kernel(matrices.reshape(-1), plane, start, added, y.reshape(-1), *y.shape[1:], *tile, winograd.m)
+        kernel(matrices.reshape(-1), plane, start, added, y.reshape(-1), *y.shape[1:], *tile, winograd.m, rectify)
 
     @staticmethod
     def transform_filter(
