@@ -63,7 +63,8 @@ class Bound:
         self._hold_sources()
         self.merged: dict[int, Callable[[], Any]] = {}
         for first, second in merges(plan, device.network, device.kernels):
-            self.merged |= {first: partial(self.actions[first], rectify=True), second: _nothing}
+            call: Any = self.actions[first]
+            self.merged |= {first: partial(call, rectify=True), second: _nothing}
 
     def _place(self, step: Step) -> None:
         self._at[step.name] = step.offset

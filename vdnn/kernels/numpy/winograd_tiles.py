@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy
 
+from vdnn.kernels.numpy.elementwise import relu
 from vdnn.kernels.numpy.layout import Scratch, ceil_div
 from vdnn.kernels.numpy.transforms import Program, Winograd
 from vdnn.kernels.numpy.window import Tile
@@ -108,7 +109,8 @@ def transform_output(
 ) -> None:
     """Transform a block of matrices: (a * a, T, K), from tile `start` on, back and write it, + bias, to y.
 
-    y: (N, OH, OW, K); rectify: max(y, 0) in place of y.  The block is used up.  A scratch may measure, as in `transform_input`.
+    y: (N, OH, OW, K); rectify: max(y, 0) in place of y.  The block is used up.  A scratch may measure, as in
+    `transform_input`.
     """
     m, a, dtype, program = winograd.m, winograd.a, y.dtype.name, winograd.output
     K = y.shape[3]
@@ -125,13 +127,15 @@ def transform_output(
         for j in range(m):
             target = y[tile.n0 : tile.n1, tile.h0 * m + i : tile.h1 * m : m, tile.w0 * m + j : tile.w1 * m : m]
             pixels = block[i, j, :, : target.shape[1], : target.shape[2]]  # the last tiles may stick out
-            if bias is not None:
-                numpy.add(pixels, bias, out=pixels if rectify else target)
             if rectify:
-                numpy.maximum(pixels, 0, out=pixels)
-                numpy.abs(pixels, out=target)  # of -0.0 as well
-            elif bias is None:
+                whole = block[i, j].reshape(-1)  # a view
+                if bias is not None:
+                    numpy.add(block[i, j], bias, out=block[i, j])
+                relu(whole, whole)
+            if rectify or bias is None:
                 numpy.copyto(target, pixels)
+            else:
+                numpy.add(pixels, bias, out=target)
 
 
 def transform_filter(
