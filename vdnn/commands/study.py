@@ -116,8 +116,8 @@ def _executor(mpi: bool) -> Iterator[tuple[bool, Executor | None]]:
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPICommExecutor
-    except ImportError as error:
-        raise click.ClickException(f"--mpi needs mpi4py and an MPI: pip install 'vdnn[mpi]' ({error})") from error
+    except (ImportError, RuntimeError) as error:  # the latter where mpi4py finds no MPI
+        raise click.ClickException(f"--mpi needs mpi4py and an MPI: pip install 'vdnn[mpi]' mpich ({error})") from error
     if MPI.COMM_WORLD.Get_size() == 1:
         raise click.UsageError(f"--mpi: there is one process, and it takes two; start them with\n  {START_MPI}")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
@@ -178,4 +178,5 @@ def _listed(made: Study, as_json: bool) -> str:
         [str(cell.index), *("" if (v := cell.settings[k]) is None else str(v) for k in made.varying)]
         for cell in made.cells
     ]
-    return render(f"{made.title}: {len(made.cells)} cells to {made.mode}\n{common}", ["cell", *columns], lines, None)
+    title = f"{made.title}: {len(made.cells)} cells to {made.mode}\n{common}"
+    return f"{title}\n\n{render('', ['cell', *columns], lines, None)}"

@@ -12,6 +12,7 @@ from typing import Any
 from vdnn.comparing import csv_of, flat
 from vdnn.studies.cell import FAILED, FITS, TOO_LARGE, Row
 from vdnn.studies.grid import Study
+from vdnn.studies.keys import KEYS
 from vdnn.tables import html_table, render
 from vdnn.units import format_bytes, format_seconds
 
@@ -20,6 +21,7 @@ KINDS = {"plan": "planned", "simulate": "simulated", "run": "measured"}
 MEASURED_IN_RUNS = ("copy_seconds", "fastest_step_seconds", "slowest_step_seconds")
 RENAMED = {"algorithms": "planned_algorithms", "micro_batches": "planned_micro_batches"}
 SHOWN: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "planned with": ("algorithms", str),
     "floor": ("floor_bytes", format_bytes),
     "allowed": ("budget_bytes", format_bytes),
     "peak": ("peak_bytes", format_bytes),
@@ -32,6 +34,7 @@ SHOWN: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "gap": ("gap", lambda gap: f"{gap:.1%}"),
     "loss": ("last_loss", lambda loss: f"{loss:.4f}"),
 }
+TOLD = ("network", "batch", "policy", "budget", "hardware", "algorithms", "optimizer")  # even if they are the defaults
 STATUS = {FITS: "yes", TOO_LARGE: "no", FAILED: "failed"}
 
 
@@ -103,16 +106,11 @@ class StudyResult:
 
     @property
     def _title(self) -> str:
-        hidden = ("search_seconds", "seed") if "search" not in self._policies and self.study.mode != "run" else ()
-        common = {k: v for k, v in self.study.common.items() if v is not None and k not in hidden}
+        common = {k: v for k, v in self.study.common.items() if k in TOLD or v not in (None, KEYS[k].default)}
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
         said = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in common.items())
         times = "no times" if self.study.mode == "plan" else f"times {KINDS[self.study.mode]}"
         return f"{self.study.title}: {len(self.rows)} cells, {counts}; bytes planned, {times}\n{said}"
-
-    @property
-    def _policies(self) -> set[str]:
-        return {row["settings"]["policy"] for row in self.rows}
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         """(columns, lines): a figure is a column if any row has it."""

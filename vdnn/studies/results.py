@@ -154,7 +154,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
 
 def _difference(name: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
     old, new = (list(dict.fromkeys(cell.get(name) for cell in cells)) for cells in (before, after))
-    if old == new:
+    if set(old) == set(new):
         return ""
     return f"{name}: {_listed(old)} in the results, {_listed(new)} now"
 
