@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 
 import pytest
 from click.testing import CliRunner
 
 from vdnn.__main__ import main
+from vdnn.commands.study import EXAMPLE
+from vdnn.studies.grid import resolve
 
 TINY = 'network = "digits_vgg"\nbatch = 2\npolicy = "keep_all"\n'
 
@@ -76,6 +79,14 @@ def test_keys_are_listed():
     result = CliRunner().invoke(main, ["study", "--keys"])
     assert result.exit_code == 0
     assert "link_bandwidth" in result.stdout
+    assert "[[include]] and [[exclude]]" in result.stdout
+
+
+def test_the_study_in_the_help_is_one():
+    study = tomllib.loads(EXAMPLE.removeprefix("\b"))
+    found = resolve(study, threads=1)
+    assert (found.title, len(found.cells)) == ("Which policy, in how much memory?", 3 * 8 + 8)
+    assert EXAMPLE.splitlines()[-1].strip() in CliRunner().invoke(main, ["study", "--help"]).stdout
 
 
 def test_mpi_that_is_not_installed_is_said(run, monkeypatch):

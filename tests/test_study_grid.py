@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from vdnn.studies import StudyError, load
@@ -121,3 +125,14 @@ def test_a_file_that_is_no_toml_is_said_with_its_name(tmp_path):
         load(path)
     with pytest.raises(StudyError, match="No such file"):
         load(tmp_path / "absent.toml")
+
+
+def test_the_study_in_the_readme_is_one():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert len(resolve(tomllib.loads(block), threads=1).cells) == 3 * 3 * 2 * 2
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "experiments" / "studies").glob("*.toml")))
+def test_a_study_of_the_experiments_is_one(path):
+    assert len(load(path).cells) >= 6

@@ -198,7 +198,7 @@ def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], w
     if width is None:
         terminal = Console()
         width = terminal.width if terminal.is_terminal or os.environ.get("COLUMNS") else 1000
-    console = Console(width=width, highlight=False)
+    console = Console(width=width, highlight=False, markup=False, emoji=False)  # [brackets] are text
     shown = _columns_that_fit(columns, lines, width)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in shown:

@@ -94,13 +94,22 @@ def _budget(value: Any) -> int | str:
 def _bytes_or(value: Any, word: str, least: int) -> int | str:
     from vdnn.units import parse_bytes
 
-    return word if value == word else parse_bytes(value, least=least)
+    if value != word:
+        parse_bytes(value, least=least)
+    return value  # type: ignore[no-any-return]
 
 
 def _rate_or(value: Any, word: str) -> int | str:
+    if value != word:
+        bytes_per_second(value)
+    return value  # type: ignore[no-any-return]
+
+
+def bytes_per_second(value: int | str) -> int:
+    """That of "12GB", "12GB/s" or 12000000000.  Raises UnitError."""
     from vdnn.units import parse_bytes
 
-    return word if value == word else parse_bytes(value.removesuffix("/s") if isinstance(value, str) else value)
+    return parse_bytes(value.removesuffix("/s") if isinstance(value, str) else value)
 
 
 def _rewrites(value: Any) -> str:
@@ -126,12 +135,16 @@ KEYS: Mapping[str, Key] = {
     ),
     "hardware": Key("titan-x", _hardware, "whose speed and memory: a name of `vdnn hardware`", SUPPOSED),
     "link_bandwidth": Key(OWN, partial(_rate_or, word=OWN), "bytes a second of copies each way; or own"),
-    "algorithms": Key("performance", partial(_one_of, names=ALGORITHMS), "of the convolutions"),
-    "optimizer": Key("momentum", partial(_one_of, names=OPTIMIZERS), "whose state takes bytes"),
-    "rules": Key("ours", partial(_one_of, names=("ours", "paper")), "whose scheduling", SUPPOSED),
-    "count": Key("all", partial(_one_of, names=COUNTS), "what takes bytes", SUPPOSED),
-    "purpose": Key("step", partial(_one_of, names=("step", "gradients", "evaluate")), "of the pass", SUPPOSED),
-    "kernels": Key(None, partial(_one_of, names=("numpy", "cudnn4")), "whose algorithms and workspaces", SUPPOSED),
+    "algorithms": Key("performance", partial(_one_of, names=ALGORITHMS), "performance, memory or mixed"),
+    "optimizer": Key("momentum", partial(_one_of, names=OPTIMIZERS), "sgd, momentum or adam"),
+    "rules": Key("ours", partial(_one_of, names=("ours", "paper")), "whose scheduling: ours or paper", SUPPOSED),
+    "count": Key("all", partial(_one_of, names=COUNTS), "what takes bytes: all, weights or features", SUPPOSED),
+    "purpose": Key(
+        "step", partial(_one_of, names=("step", "gradients", "evaluate")), "step, gradients or evaluate", SUPPOSED
+    ),
+    "kernels": Key(
+        None, partial(_one_of, names=("numpy", "cudnn4")), "whose algorithms and workspaces: numpy or cudnn4", SUPPOSED
+    ),
     "threads": Key(None, partial(_whole, least=1), "that share one operation on a CPU"),
     "exact": Key(False, _flag, "on the host: plain products alone"),
     "rewrites": Key(None, _rewrites, "exact changes of the step: all, standard, none, names"),
@@ -139,7 +152,7 @@ KEYS: Mapping[str, Key] = {
     "allow_coupled": Key(False, _flag, "parts even where batch norm then sees each by itself"),
     "search_seconds": Key(10.0, _number, "how long policy search goes on in a cell"),
     "jitter": Key(None, partial(_number, below=1.0), "times vary by this share: how the step fares", ("simulate",)),
-    "seed": Key(0, partial(_whole, least=0), "of whatever is random: search, jitter; weights and data of a run"),
+    "seed": Key(0, partial(_whole, least=0), "of policy search; of weights and data of a run"),
     "learning_rate": Key(None, _number, "of the optimizer", ("run",)),
     "steps": Key(5, partial(_whole, least=1), "that are measured", ("run",)),
     "warm_up": Key(1, partial(_whole, least=0), "steps before those", ("run",)),

@@ -110,7 +110,10 @@ class StudyResult:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
         said = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in common.items())
         times = "no times" if self.study.mode == "plan" else f"times {KINDS[self.study.mode]}"
-        return f"{self.study.title}: {len(self.rows)} cells, {counts}; bytes planned, {times}\n{said}"
+        smallest = (
+            "\nwhere it does not fit, figures are those of the smallest plan found" if self.counts[TOO_LARGE] else ""
+        )
+        return f"{self.study.title}: {len(self.rows)} cells, {counts}; bytes planned, {times}\n{said}{smallest}"
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         """(columns, lines): a figure is a column if any row has it."""
