@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites study test cupy \
-	lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
+.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites study test \
+	cupy lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
 	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list

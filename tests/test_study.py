@@ -19,7 +19,7 @@ from vdnn.memory.cost import roofline
 from vdnn.planning import summary
 from vdnn.studies.grid import resolve
 from vdnn.studies.results import ABOUT, CELLS, TABLE, open_results
-from vdnn.studies.running import threads_of
+from vdnn.studies.running import outcomes, threads_of
 
 SMALL = {
     "network": "digits_vgg",
@@ -363,6 +363,42 @@ def test_an_executor_that_was_shut_down_is_said():
     executor.shutdown()
     with pytest.raises(vdnn.StudyStopped, match="takes no cells"):
         study(executor=executor)
+
+
+class Breaking(Executor):
+    """Computes one cell, and refuses the next ones as a pool does whose process was killed meanwhile."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def submit(self, function, cell):
+        self.taken += 1
+        if self.taken > 1:
+            raise BrokenExecutor("a process was killed")
+        future = Future()
+        future.set_result(function(cell))
+        return future
+
+
+def test_a_cell_that_a_broken_executor_refuses_is_not_lost():
+    cells = iter(resolve(SMALL, 1).cells)
+    found = list(outcomes(cells, Breaking(), most=1))
+    assert [cell.index for cell, _ in found] == [0, 1]
+    assert isinstance(found[1][1], BrokenExecutor)
+    assert next(cells).index == 2
+
+
+def test_a_cell_that_its_executor_cancelled_stops_the_study():
+    executor = Counting()
+    executor.submit = lambda function, cell: _cancelled()
+    with pytest.raises(vdnn.StudyStopped, match="CancelledError"):
+        study(executor=executor)
+
+
+def _cancelled():
+    future = Future()
+    future.cancel()
+    return future
 
 
 def test_processes_share_the_cores(monkeypatch):

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -62,7 +62,11 @@ def outcomes(cells: Iterator[Cell], executor: Executor, most: int | None = None)
 
     def hand_over(count: int | None) -> None:
         for cell in islice(cells, count):
-            future = executor.submit(compute, cell)
+            try:
+                future = executor.submit(compute, cell)
+            except BrokenExecutor as error:  # since the last outcome: the cell is not lost, but said
+                future = Future()
+                future.set_exception(error)
             handed[future] = cell
             future.add_done_callback(done.put)
 
@@ -71,7 +75,7 @@ def outcomes(cells: Iterator[Cell], executor: Executor, most: int | None = None)
         hand_over(most)
         while handed:
             future = done.get()
-            cell, fault = handed.pop(future), future.exception()
+            cell, fault = handed.pop(future), _fault(future)
             has_failed = has_failed or fault is not None
             yield cell, future.result() if fault is None else fault
             if not has_failed:
@@ -79,6 +83,14 @@ def outcomes(cells: Iterator[Cell], executor: Executor, most: int | None = None)
     finally:
         for future in handed:
             future.cancel()
+
+
+def _fault(future: Future[Row]) -> BaseException | None:
+    """Why there is no row; None if there is one."""
+    try:
+        return future.exception()
+    except CancelledError as error:
+        return error
 
 
 def _in_executor(cells: Iterable[Cell], executor: Executor) -> Iterator[Row]:
