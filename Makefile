@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites test cupy \
-	lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
+.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites study test \
+	cupy lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
 	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
@@ -60,6 +60,9 @@ measured-search: $(VENV)/experiments.stamp  ## run plans of search and others in
 
 rewrites: $(VENV)/experiments.stamp  ## what each rewrite of the tape is worth (simulated)
 	$(BIN)/python experiments/rewrites.py
+
+study: $(VENV)/test.stamp  ## kill and resume a study of 240 cells, in processes and through MPI (simulated)
+	$(BIN)/python experiments/study.py --mpi
 
 kernels: $(VENV)/plot.stamp  ## time every convolution algorithm
 	$(BIN)/python experiments/kernels_conv.py

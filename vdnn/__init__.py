@@ -26,6 +26,7 @@ from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
 from vdnn.optimizers import SGD, Adam, Optimizer
 from vdnn.planning import plan
+from vdnn.studies import StudyError, StudyResult, StudyStopped, study
 from vdnn.tape import Op, Tape
 from vdnn.train import Epoch, Evaluation, Trainer, TrainingError
 
@@ -74,6 +75,9 @@ __all__ = [
     "SpillError",
     "SpillWarning",
     "Step",
+    "StudyError",
+    "StudyResult",
+    "StudyStopped",
     "Tape",
     "Tensor",
     "Trace",
@@ -94,6 +98,7 @@ __all__ = [
     "schedules",
     "searching",
     "simulate",
+    "study",
     "verify",
     "walk",
 ]

@@ -16,6 +16,7 @@ from vdnn.commands.fit import fit
 from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
 from vdnn.commands.plan import plan
+from vdnn.commands.study import study
 from vdnn.commands.train import train
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, fit, train, measure, hardware):
+for command in (plan, compare, fit, study, train, measure, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":

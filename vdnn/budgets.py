@@ -70,3 +70,14 @@ def keep_all_bytes(setting: Setting, algorithms: Mapping[str, str]) -> int:
     decisions = setting.decide("keep_all", algorithms).decisions
     peak = trials.sketch(setting.tape, decisions).peak_bytes
     return trials.trial(setting.tape, decisions, peak).arena_bytes
+
+
+def check_budget(budget: int | str | None) -> None:
+    """Nothing.  Raises UnitError for what is no budget, whatever the tape and the memory are."""
+    found = _RELATIVE.fullmatch(budget) if isinstance(budget, str) else None
+    if found is None:
+        _parsed(1 if budget is None else budget, total=1 << 40)
+    elif found[3] and (share := _SHARE.fullmatch(found[3])):
+        _rounded(float(share[1]), share[1])
+    elif found[3]:
+        _parsed(found[3])

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -54,13 +55,15 @@ def progress_bar(title: str, total: int, keep: bool = True) -> Iterator[Advance]
 
 
 def _lines(console: Console, title: str, total: int, keep: bool) -> Advance:
-    done, said = 0, time.monotonic()
+    done, began = 0, time.monotonic()
+    said = began
 
     def advance(note: str, pieces: int = 1) -> None:
         nonlocal done, said
         done += pieces
         if pieces and ((done == total and keep) or time.monotonic() - said >= EVERY):
             said = time.monotonic()
-            console.print(f"{title}: {done}/{total}, {note}", highlight=False, soft_wrap=True)
+            left = timedelta(seconds=round((said - began) * (total - done) / done))
+            console.print(f"{title}: {done}/{total}, about {left} left, {note}", highlight=False, soft_wrap=True)
 
     return advance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,16 @@ RIGHT = frozenset(
     | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
     | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
     | {"copies", "hidden", "reruns", "saves", "parts"}
+    | {"batch", "floor", "allowed", "loss"}
 )
 # Columns that go, in this order, where it is narrow.
 SPARE = (
     *("description", "shape", "returns", "leaves", "disk", "host", "average", "peak", "algorithms", "bound", "moved"),
+    *("loss", "floor", "allowed"),
     *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
 )
 WRAPPED = {"why": 42}  # columns of prose, and the width from which on other columns matter more
-STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
+STYLES = {"offload": "cyan", "drop": "yellow", "no": "red", "failed": "red"}
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,19 @@ def note(plan: Plan, trace: Trace | None) -> str:
 
 def plan_html(plan: Plan, trace: Trace | None = None) -> str:
     """The table as HTML, for notebooks."""
-    columns = _columns(plan, trace)
+    return html_table(headline(plan), _columns(plan, trace), _cells(plan, trace))
+
+
+def html_table(caption: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table as HTML, for notebooks."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    lines = []
-    for cells in _cells(plan, trace):
+    body = []
+    for cells in lines:
         styled = zip(columns, cells, strict=True)
         data = "".join(f'<td style="text-align:{_side(name)}">{html.escape(cell)}</td>' for name, cell in styled)
-        lines.append(f"<tr>{data}</tr>")
-    caption = f"<caption>{html.escape(headline(plan))}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        body.append(f"<tr>{data}</tr>")
+    title = f"<caption>{html.escape(caption)}</caption>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def headline(plan: Plan) -> str:
@@ -192,7 +198,7 @@ def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], w
     if width is None:
         terminal = Console()
         width = terminal.width if terminal.is_terminal or os.environ.get("COLUMNS") else 1000
-    console = Console(width=width, highlight=False)
+    console = Console(width=width, highlight=False, markup=False, emoji=False)  # [brackets] are text
     shown = _columns_that_fit(columns, lines, width)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in shown:

@@ -22,7 +22,7 @@ from vdnn.commands import (
     usage_errors,
     with_options,
 )
-from vdnn.commands.searching import certificate, certified, search_options, searching_as_asked, telling
+from vdnn.commands.searching import certificate, search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
     from vdnn.explain import Explanation
@@ -152,6 +152,7 @@ def _planned(
 ) -> tuple[Plan, Cost, dict[str, Any], str]:
     """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
     from vdnn.budgets import budget_bytes
+    from vdnn.comparing import certified
     from vdnn.fitting import BudgetError
     from vdnn.host_budgets import HostBudgetError
     from vdnn.memory.verify import verify

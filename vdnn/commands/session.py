@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +14,8 @@ import click
 from vdnn import data as datasets
 from vdnn.commands import byte_lines
 from vdnn.layers.base import Array
-from vdnn.memory.trace import Trace
-from vdnn.planning import summary
 from vdnn.progress import progress_bar
+from vdnn.step_times import StepTimes
 from vdnn.tape import batch_label
 from vdnn.units import format_seconds
 
@@ -98,10 +96,7 @@ class Session:
         self.say_to_stderr = say_to_stderr
         self.stopped = False
         self.history: list[Epoch] = []
-        self.trace: Trace | None = None  # of the last step
-        self.step_seconds: list[float] = []
-        self.copy_seconds: list[float] = []
-        self.exposed_seconds: list[float] = []  # of the copies of each step
+        self.times = StepTimes()
 
     @property
     def epochs_done(self) -> int:
@@ -129,8 +124,8 @@ class Session:
 
             def after_step(trainer: Trainer, loss: float | Loss) -> None:
                 value = float(loss)  # waits for the step
-                self._record(trainer.trace)
-                advance(f"loss {value:.4f}, {format_seconds(self.step_seconds[-1])} a step")
+                self.times.add(trainer.trace)
+                advance(f"loss {value:.4f}, {format_seconds(self.times.step_seconds[-1])} a step")
                 if pressed():
                     raise Stopped
 
@@ -143,13 +138,6 @@ class Session:
                 progress=after_step,
             )
 
-    def _record(self, trace: Trace | None) -> None:
-        assert trace is not None
-        self.trace = trace
-        self.step_seconds.append(trace.step_seconds)
-        self.copy_seconds.append(trace.copy_seconds)
-        self.exposed_seconds.append(trace.copy_seconds * (1 - trace.hidden_copy_fraction))
-
     def _say(self, epoch: Epoch) -> None:
         assert epoch.test is not None
         tested = f"test loss {epoch.test.loss:.4f}, {epoch.test.accuracy:.1%} right"
@@ -159,27 +147,12 @@ class Session:
 
     def figures(self) -> dict[str, Any]:
         """What `--json` prints: the figures of the plan, and what was measured.  Times are measured."""
-        trainer, arena = self.trainer, self.trainer.device.arena_bytes
-        figures = summary(trainer.plan, trainer.device.cost, trainer.budget_bytes, self.trace)
-        del figures["oracle_seconds"], figures["stall_seconds"], figures["average_bytes"]
-        figures |= {"arena_bytes": arena, "fits": arena <= trainer.budget_bytes, "time": "measured"}
-        copies, resident = sum(self.copy_seconds), trainer.resident
-        return figures | {
-            "ops": len(trainer.plan.tape.ops),
-            "measured_ops": trainer.measured_ops,
-            "algorithms_by": trainer.algorithms_by,
-            "disk_bytes": trainer.device.disk_bytes,
-            "measured_peak_bytes": trainer.measured_peak_bytes,
-            "resident_planned_bytes": resident.planned if resident else None,
-            "resident_measured_bytes": resident.measured if resident else None,
-            "step_seconds": median(self.step_seconds) if self.step_seconds else None,
-            "copy_seconds": median(self.copy_seconds) if self.copy_seconds else None,
-            "hidden_copy_fraction": 1 - sum(self.exposed_seconds) / copies if copies else 1.0,
+        return self.times.figures(self.trainer) | {
             "data": self.data.kind,
             "train_samples": len(self.data.train_images),
             "test_samples": len(self.data.test_images),
-            "seed": trainer.seed,
-            "steps": trainer.steps_done,
+            "seed": self.trainer.seed,
+            "steps": self.trainer.steps_done,
             "epochs": [_epoch_figures(epoch) for epoch in self.history],
             "test_accuracy": _epoch_figures(self.history[-1])["test_accuracy"] if self.history else None,
             "stopped": self.stopped,
