@@ -58,6 +58,7 @@ spill_option = click.option(
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""
+    from vdnn.data.files import DataError
     from vdnn.ladder import FitError
     from vdnn.layers.base import LayerError
     from vdnn.memory.cost import CostError
@@ -70,7 +71,17 @@ def usage_errors() -> Iterator[None]:
     from vdnn.setting import SettingError
     from vdnn.units import UnitError
 
-    named = (CostError, DecisionError, FitError, JitterError, LayerError, PolicyError, RewriteError, SettingError)
+    named = (
+        CostError,
+        DataError,
+        DecisionError,
+        FitError,
+        JitterError,
+        LayerError,
+        PolicyError,
+        RewriteError,
+        SettingError,
+    )
     try:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
@@ -91,12 +102,12 @@ def _elsewhere() -> str:
     return "; budgets relative to floor or keep_all are for vdnn plan and vdnn compare"
 
 
-def network_named(name: str, batch: int, rules: str = "ours") -> Network:
-    """The network that a user named, or a usage error."""
+def network_named(name: str, batch: int, rules: str = "ours", **options: Any) -> Network:
+    """The network that a user named, made with `options`, or a usage error."""
     from vdnn import models
 
     try:
-        return models.get(name, batch=batch, rules=rules)
+        return models.get(name, batch=batch, rules=rules, **options)
     except (ImportError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
