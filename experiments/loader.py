@@ -3,9 +3,8 @@
     python experiments/loader.py            # writes experiments/results/loader.csv
 
 The demo's network on its digits, and a network of 224x224 on a folder of JPEGs of 500x375 that this script makes and
-removes.  Each mode is a loader that runs all the time, as it does in training, while steps on the same kind of batch
-from memory alternate with it: A B A B, in blocks of a few steps, since what the machine does besides drifts.  In the
-steps from memory its threads have nothing to do.
+removes.  Steps on a batch in memory, while the loader rests, and steps on the loader's next batch, while it makes
+another, take turns: A B A B, since what the machine does besides drifts.  The ratio is the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ from vdnn.progress import progress_bar
 
 COLUMNS = (
     *("network", "batch", "mode", "loader_threads", "image_ms_of_one_core_measured", "step_ms_memory_measured"),
-    *("step_ms_loader_measured", "ratio_measured", "ratio_of_best_measured", "wait_ms_measured", "steps_of_each"),
+    *("step_ms_loader_measured", "ratio_median_of_pairs_measured", "ratio_first_quarter_measured"),
+    *("ratio_third_quarter_measured", "wait_ms_measured", "pairs"),
 )
 NORMAL = {"mean": IMAGENET_MEAN, "deviation": IMAGENET_DEVIATION}
 
@@ -55,50 +55,62 @@ def make_pictures(folder: Path, count: int) -> None:
 def image_milliseconds(loader: Loader, samples: int = 64) -> float:
     """CPU time of one image from file or cache to its place in a batch, on one thread with nothing beside it."""
     target = np.empty(loader.view.shape, np.float32)
-    words = np.arange(5, dtype=np.uint64) * np.uint64(2**61 + 7)
+    words = [i * (2**61 + 7) for i in range(5)]
     count = min(samples, len(loader.images))
     began = time.thread_time()
     for index in range(count):
-        loader.view.write(target, loader.images.image(index), words)
+        loader.view.place(target, loader.images.image(index), words)
+        loader.view.normalise(target)
     return (time.thread_time() - began) / count * 1e3
 
 
-def compare(trainer: vdnn.Trainer, loader: Loader, rounds: int, block: int, advance: Any) -> tuple[list[Any], ...]:
-    """(seconds of steps from memory, from the loader, and what of these was waiting for a batch)."""
+def compare(trainer: vdnn.Trainer, loader: Loader, pairs: int, advance: Any) -> tuple[list[Any], ...]:
+    """(seconds of steps from memory, from the loader, and what of these was waiting for a batch), in turn.
+
+    What the threads do for a step from the loader they begin when it does; the step from memory begins when they rest.
+    """
     batches = endless(loader)
     kept = [tuple(part.copy() for part in next(batches)) for _ in range(2)]
     memory, loaded, waited = [], [], []
-    for _ in range(rounds):
-        for step in range(block):
-            began = time.perf_counter()
-            trainer.step(*kept[step % 2])
-            memory.append(time.perf_counter() - began)
-        for step in range(block + 1):
-            began = time.perf_counter()
-            pair = next(batches)
-            wait = time.perf_counter() - began
-            trainer.step(*pair)
-            if step:  # the first finds a full queue, and starts the threads again
-                loaded.append(time.perf_counter() - began)
-                waited.append(wait)
-        advance(f"{median(loaded) / median(memory):.3f}")
+    for pair in range(pairs + 1):
+        rest(loader)
+        began = time.perf_counter()
+        trainer.step(*kept[pair % 2])
+        middle = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        trainer.step(*batch)
+        end = time.perf_counter()
+        if pair:  # the first warms up
+            memory.append(middle - began)
+            loaded.append(end - middle)
+            waited.append(ready - middle)
+            advance(f"{median(loaded) / median(memory):.3f}")
     return memory, loaded, waited
 
 
-def row(trainer: vdnn.Trainer, mode: str, loader: Loader, rounds: int, block: int) -> list[Any]:
+def rest(loader: Loader) -> None:
+    """Wait until the loader's threads have nothing to do."""
+    for job in loader._queue:
+        for piece in job.pieces:
+            piece.result()
+
+
+def row(trainer: vdnn.Trainer, mode: str, loader: Loader, pairs: int) -> list[Any]:
     """A line of the table for one way of loading."""
     title = f"{trainer.net.name}, {mode}"
-    with loader, progress_bar(title, rounds) as advance:
+    with loader, progress_bar(title, pairs) as advance:
         cost = image_milliseconds(loader)
-        memory, loaded, waited = compare(trainer, loader, rounds, block, advance)
+        memory, loaded, waited = compare(trainer, loader, pairs, advance)
     times = [1e3 * median(part) for part in (memory, loaded)]
-    best = min(loaded) / min(memory)
-    numbers = [f"{cost:.3f}", *(f"{t:.2f}" for t in times), f"{times[1] / times[0]:.4f}", f"{best:.4f}"]
-    wait = f"{1e3 * median(waited):.3f}"
-    return [trainer.net.name, loader.batch, mode, loader.threads, *numbers, wait, len(loaded)]
+    ratios = sorted(b / a for a, b in zip(memory, loaded, strict=True))
+    quarters = [ratios[len(ratios) * n // 4] for n in (1, 2, 3)]
+    numbers = [f"{cost:.3f}", *(f"{t:.2f}" for t in times), *(f"{ratio:.4f}" for ratio in (quarters[1], quarters[0]))]
+    last = f"{quarters[2]:.4f}", f"{1e3 * median(waited):.3f}"
+    return [trainer.net.name, loader.batch, mode, loader.threads, *numbers, *last, len(loaded)]
 
 
-def demo_rows(rounds: int) -> Iterator[list[Any]]:
+def demo_rows(pairs: int) -> Iterator[list[Any]]:
     """The demo's step: digits in memory as floats, and as bytes that move at random."""
     net = vdnn.models.digits_vgg(batch=128)
     data = digits()
@@ -110,11 +122,11 @@ def demo_rows(rounds: int) -> Iterator[list[Any]]:
     trainer = vdnn.Trainer(net, "vdnn_dyn", "10MiB", optimizer=vdnn.Adam(2e-3))
     for mode, (pixels, transform) in modes.items():
         loader = Loader(ArraySet(pixels, data.train_labels), 128, transform)
-        yield row(trainer, mode, loader, 4 * rounds, 12)
+        yield row(trainer, mode, loader, 8 * pairs)
     trainer.close()
 
 
-def folder_rows(name: str, pictures: Path, rounds: int, batch: int) -> Iterator[list[Any]]:
+def folder_rows(name: str, pictures: Path, pairs: int, batch: int) -> Iterator[list[Any]]:
     """A network of 224x224 on the folder: decoded each time, from the cache, and both with random crops."""
     net = vdnn.models.get(name, batch=batch, classes=2)
     trainer = vdnn.Trainer(net, "keep_all", optimizer=vdnn.SGD(1e-4, momentum=0.9))
@@ -126,27 +138,27 @@ def folder_rows(name: str, pictures: Path, rounds: int, batch: int) -> Iterator[
             for index in range(len(images) if cache else 1):
                 images.image(index)
             mode = f"{crop}, {'cached' if cache else 'decoded'}"
-            yield row(trainer, mode, Loader(images, batch, transform), rounds, 3)
+            yield row(trainer, mode, Loader(images, batch, transform), pairs)
     trainer.close()
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True, help="Blocks of steps of each kind.")
+@click.option("--pairs", default=12, show_default=True, help="Steps of each kind; for the demo eight times as many.")
 @click.option("--batch", default=32, show_default=True)
 @click.option("--network", "networks", multiple=True, default=("alexnet", "resnet18"), show_default=True)
 @click.option("--pictures", default=320, show_default=True, help="Files in the folder.")
 @click.option("--quick", is_flag=True, help="A few small steps, to see that it runs.")
 @click.option("--out", default=RESULTS / "loader.csv", show_default=True, type=click.Path(path_type=Path))
-def main(rounds: int, batch: int, networks: tuple[str, ...], pictures: int, quick: bool, out: Path) -> None:
+def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, quick: bool, out: Path) -> None:
     """Write one line for each network and way of loading."""
     if quick:
-        rounds, batch, networks, pictures = 1, 2, ("alexnet",), 10
-    rows = list(demo_rows(rounds))
+        pairs, batch, networks, pictures = 2, 2, ("alexnet",), 10
+    rows = list(demo_rows(pairs))
     with tempfile.TemporaryDirectory() as folder:
         make_pictures(Path(folder), pictures)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.jpg")) // pictures
         for name in networks:
-            rows += folder_rows(name, Path(folder), rounds, batch)
+            rows += folder_rows(name, Path(folder), pairs, batch)
     facts = f"{os.cpu_count()} cores", f"JPEGs 500x375 of {size} bytes", "all times measured"
     write(out, COLUMNS, rows, *facts)
     for line in rows:

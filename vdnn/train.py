@@ -360,7 +360,7 @@ class Trainer:
         self._foresee(batches, "step")
         tests = test if isinstance(test, tuple) else (test, None)
         if test is not None:
-            self._foresee(self._source(*tests, self.plans.largest("evaluate")), "evaluate")
+            self._foresee(self._source(tests[0], tests[1], self.plans.largest("evaluate")), "evaluate")
         history = []
         while self.epoch < epochs:
             losses = []

@@ -71,24 +71,14 @@ def usage_errors() -> Iterator[None]:
     from vdnn.setting import SettingError
     from vdnn.units import UnitError
 
-    named = (
-        CostError,
-        DataError,
-        DecisionError,
-        FitError,
-        JitterError,
-        LayerError,
-        PolicyError,
-        RewriteError,
-        SettingError,
-    )
+    named = (CostError, DecisionError, FitError, JitterError, LayerError, PolicyError, RewriteError, SettingError)
     try:
         yield
     except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
         raise
     except UnitError as error:
         raise click.UsageError(f"{error}{_elsewhere()}") from error
-    except (*named, MicroBatchError, OSError, PlotError) as error:
+    except (*named, DataError, MicroBatchError, OSError, PlotError) as error:
         raise click.UsageError(str(error).replace("allow_coupled=True", "--allow-coupled")) from error
 
 

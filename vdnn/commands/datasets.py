@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,18 @@ import numpy as np
 from vdnn import data as sets
 from vdnn.data import Batches, ImageFolder, ImageSet, Loader, Source, Subset, Transform
 from vdnn.network import Network
+from vdnn.units import parse_bytes
 
 DIGITS = (1, 8, 8)
 MADE = ("digits", "synthetic")
-READ = {"mnist": sets.mnist, "cifar10": sets.cifar10, "cifar100": sets.cifar100, "images": ImageFolder}
+READ: dict[str, Callable[[str], Any]] = {
+    "mnist": sets.mnist,
+    "cifar10": sets.cifar10,
+    "cifar100": sets.cifar100,
+    "images": ImageFolder,
+}
 KINDS = (*MADE, *(f"{kind}:PATH" for kind in READ))
+SHORT = 256  # pixels of a picture's shorter side for 224 of the network's
 TESTS = ("test", "val", "valid", "validation")  # folders beside one that is called train
 
 
@@ -38,12 +47,15 @@ class Data:
 
 
 class Files(NamedTuple):
-    """A data set from the disk, and what a network of vdnn's must be made with to take it."""
+    """A data set from the disk, what a network of vdnn's must be made with to take it, and how to open a folder of
+    pictures again: for so many channels and pixels of the shorter side.
+    """
 
     kind: str
     train: ImageSet
     test: ImageSet
     network: dict[str, Any]
+    again: Callable[[int, int], tuple[ImageSet, ImageSet]] | None = None
 
 
 def opened(asked: str | None, cache: str | None) -> Files | None:
@@ -54,12 +66,14 @@ def opened(asked: str | None, cache: str | None) -> Files | None:
         _refuse("--cache", cache, "images:PATH")
         return None
     if kind == "images":
-        train, test = _folders(Path(path), cache)
-        return Files(kind, train, test, {"classes": len(train.classes)})
+        again = partial(_folders, Path(path), cache or 0)
+        train, test = again(3, SHORT)
+        return Files(kind, train, test, {"classes": len(train.classes)}, again)
     _refuse("--cache", cache, "images:PATH")
     read = READ[kind](path)
-    assert isinstance(read, sets.Sets)
-    return Files(kind, *read, {"image": read.train.images.shape[1:], "classes": len(read.train.classes)})
+    return Files(
+        kind, read.train, read.test, {"image": read.train.images.shape[1:], "classes": len(read.train.classes)}
+    )
 
 
 def _check_kind(asked: str | None, kind: str) -> None:
@@ -75,13 +89,14 @@ def _refuse(option: str, value: object, where: str) -> None:
         raise click.UsageError(f"{option} is for --data {where}")
 
 
-def _folders(root: Path, cache: str | None) -> tuple[ImageSet, ImageSet]:
+def _folders(root: Path, cache: str | int, channels: int, short: int) -> tuple[ImageSet, ImageSet]:
     """root/train and root/test or root/val, or else four fifths and a fifth of the pictures in root."""
     tests = [name for name in TESTS if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
-        train = ImageFolder(root / "train", cache=cache or 0)
-        return train, ImageFolder(root / tests[0], cache=cache or 0, classes=train.classes)
-    whole = ImageFolder(root, cache=cache or 0)
+        share = parse_bytes(cache, least=0) // 5  # of the cache, for the test pictures: mostly there are fewer
+        train = ImageFolder(root / "train", short, channels=channels, cache=4 * share)
+        return train, ImageFolder(root / tests[0], short, channels=channels, cache=share, classes=train.classes)
+    whole = ImageFolder(root, short, channels=channels, cache=cache)
     test = np.arange(len(whole)) % 5 == 4
     if not test.any():
         raise sets.DataError(f"{root} has {len(whole)} pictures; of 5 and more, every fifth is to test with")
@@ -135,6 +150,10 @@ def _made(net: Network, kind: str | None, samples: int | None, seed: int) -> Dat
 
 def _loaders(net: Network, files: Files, seed: int, augment: bool, stack: ExitStack) -> Data:
     channels, height, width = net.input.shape[1:]
+    if files.again is not None and channels in (1, 3):
+        short = -(-max(height, width) * SHORT // 224)  # the usual proportion
+        train_set, test_set = files.again(channels, short)
+        files = files._replace(train=train_set, test=test_set)
     takes, classes = "x".join(map(str, net.input.shape[1:])), net.scores.shape[1]
     small = files.train.size is not None and (files.train.size[0] > height or files.train.size[1] > width)
     if files.train.channels != channels or small or len(files.train.classes) > classes:
@@ -156,13 +175,13 @@ def _normalised(files: Files) -> dict[str, Any]:
     if isinstance(files.train, sets.ArraySet):
         mean, deviation = files.train.statistics()
         return {"mean": mean, "deviation": tuple(value or 1.0 for value in deviation)}
+    if files.train.channels == 1:
+        return {"mean": sum(sets.IMAGENET_MEAN) / 3, "deviation": sum(sets.IMAGENET_DEVIATION) / 3}
     return {"mean": sets.IMAGENET_MEAN, "deviation": sets.IMAGENET_DEVIATION}
 
 
 def _augmented(plain: Transform, kind: str) -> Transform:
     """What is usual: digits are moved a little, CIFAR's images moved and mirrored, pictures cut and mirrored."""
-    from dataclasses import replace
-
     if kind == "images":
         return replace(plain, crop="resized", flip=True)
     return replace(plain, crop="random", padding=2 if kind == "mnist" else 4, flip=kind != "mnist")

@@ -81,9 +81,9 @@ options = with_options(
         "--data",
         "kind",
         metavar="KIND[:PATH]",
-        help="What to learn: digits, synthetic, mnist:FOLDER, cifar10:PATH, cifar100:PATH (the binary version's .tar.gz "
-        "or folder) or images:FOLDER (with a folder for each class).  [default: digits where images are 1x8x8, else "
-        "synthetic]",
+        help="What to learn: digits, synthetic, mnist:FOLDER, cifar10:PATH, cifar100:PATH (the binary version's "
+        ".tar.gz or folder) or images:FOLDER (with a folder for each class).  [default: digits where images are "
+        "1x8x8, else synthetic]",
     ),
     click.option("--augment", is_flag=True, help="Move, cut and mirror the images of a --data with a path at random."),
     click.option("--cache", help="Memory to keep decoded pictures of --data images in: 2GiB.  [default: none]"),

@@ -27,7 +27,7 @@ from vdnn.data.files import DataError, size_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 PIXEL_LIMIT = 89_478_485  # what Pillow itself warns beyond
 ORIENTATION = 0x0112  # the EXIF tag
@@ -49,6 +49,7 @@ def pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise DataError("pictures are decoded by Pillow, which is missing: pip install 'vdnn[images]'") from error
+    Image.init()  # once: which formats it can open depends on how it was built
     return Image
 
 
@@ -79,7 +80,7 @@ class Decoding:
         """(h, w, channels): the picture in that file.  Raises DataError, with the file's name."""
         Image = pillow()
         try:
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 return self._pixels(image, path)
         except (DataError, MemoryError):
             raise
@@ -98,7 +99,7 @@ class Decoding:
                 raise DataError(f"{path}: {w} x {h} pixels, which it {what}, are more than {self.pixel_limit}")
         turned = _orientation(image)
         if self.short is not None:
-            image.draft(None, target)  # type: ignore[arg-type]  # JPEG only: the smallest that is not below
+            image.draft(None, target)  # JPEG only: the smallest that is not below
         image = self._converted(image, path)
         if image.size != target:
             image = image.resize(target, pillow().Resampling.BILINEAR, reducing_gap=2.0)
@@ -131,7 +132,7 @@ class Decoding:
 def _orientation(image: Image) -> Any:
     """How the pixels must be turned to be as the camera's EXIF says; None: not at all."""
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
         return None if turn is None else pillow().Transpose[turn]
     except Exception:  # whatever a damaged block of EXIF does to its parser, the picture is none the worse
         return None

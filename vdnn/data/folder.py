@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,8 +52,10 @@ class ImageFolder:
         classes: tuple[str, ...] | None = None,
     ) -> None:
         self.decoding = Decoding(short, channels, background, pixel_limit)
-        self._made = f"{self.decoding!r} Pillow {pillow().__name__ and _pillow_version()}"
-        self.root, self.channels, self.size = Path(root), channels, None
+        self._made = f"{self.decoding!r} Pillow {pillow().__version__}"  # another version may give other pixels
+        self.root, self.channels = Path(root), channels
+        self.size: tuple[int, int] | None = None  # as they come
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8)
         found, self.others = _scan(self.root)
         self.classes = tuple(found) if classes is None else classes
         strange = [name for name in found if name not in self.classes]
@@ -90,13 +92,6 @@ class ImageFolder:
     def __repr__(self) -> str:
         others = f", {self.others} files of other kinds" if self.others else ""
         return f"ImageFolder({str(self.root)!r}: {len(self)} pictures of {len(self.classes)} classes{others})"
-
-
-def _pillow_version() -> str:
-    """Decoded pixels may differ from one version to the next."""
-    import PIL
-
-    return PIL.__version__
 
 
 def _scan(root: Path) -> tuple[dict[str, list[Path]], int]:

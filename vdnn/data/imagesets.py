@@ -20,12 +20,14 @@ class ImageSet(Protocol):
     classes    their names, from label 0
     channels   C of every image
     size       (H, W) of every image; None where they differ
+    dtype      of every image
     """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     channels: int
     size: tuple[int, int] | None
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         """Images."""
@@ -54,7 +56,7 @@ class ArraySet:
                 f"the first is {labels[wrong[0]]} at index {wrong[0]}"
             )
         self.images, self.labels = images, labels.astype(np.int64)
-        self.channels = int(images.shape[1])
+        self.channels, self.dtype = int(images.shape[1]), images.dtype
         self.size: tuple[int, int] | None = (int(images.shape[2]), int(images.shape[3]))
 
     def __len__(self) -> int:
@@ -75,7 +77,9 @@ class ArraySet:
         values = np.arange(256) / 255
         means, deviations = [], []
         for channel in range(self.channels):  # counts are exact, and need no copy of all images as floats
-            counts = sum(np.bincount(part[channel].ravel(), minlength=256) for part in self.images)
+            counts = np.zeros(256, np.int64)
+            for image in self.images:
+                counts += np.bincount(image[channel].ravel(), minlength=256)
             mean = float(counts @ values / counts.sum())
             means.append(mean)
             deviations.append(float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum())))
@@ -102,7 +106,7 @@ class Subset:
         if not len(self.indices) or len(wrong):
             raise DataError(f"indices {wrong[:3].tolist()} of {len(self.indices)} are not in [0, {len(whole)})")
         self.labels, self.classes = whole.labels[self.indices], whole.classes
-        self.channels, self.size = whole.channels, whole.size
+        self.channels, self.size, self.dtype = whole.channels, whole.size, whole.dtype
 
     def __len__(self) -> int:
         """Images."""

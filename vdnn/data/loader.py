@@ -217,18 +217,21 @@ class Loader:
         if self._whole is not None:
             self._fill_whole(job, piece, self._whole.images, chosen)
             return
-        for target, index in zip(images, chosen.tolist(), strict=True):
+        own = [None] * len(chosen) if words is None else words[chosen].tolist()
+        for target, index, drawn in zip(images, chosen.tolist(), own, strict=True):
             if job.stop.is_set():
                 return
-            self.view.write(target, self.images.image(index), None if words is None else words[index])
+            self.view.place(target, self.images.image(index), drawn)
+        self.view.normalise(images)
 
     def _fill_whole(self, job: _Job, piece: slice, source: NDArray[Any], chosen: NDArray[np.intp]) -> None:
         """Write a piece of a batch of images that only need to be normalised."""
         images = job.slot.images[piece]
         gathered = images if job.slot.gathered is None else job.slot.gathered[piece]
         np.take(source, chosen, axis=0, out=gathered, mode="clip")
-        if gathered is not images or self.view.changes[False]:
-            self.view.normalise(gathered, images)
+        if gathered is not images:
+            np.copyto(images, gathered, casting="same_kind")
+        self.view.normalise(images)
 
     def _order(self, epoch: int) -> _Order:
         """The epoch's order; of two epochs they are kept, since batches of the next are made in the one before."""

@@ -20,7 +20,6 @@ FLIP, TOP, LEFT, AREA, RATIO = range(WORDS)  # what each is for
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue from 0 to 1, as the ResNets of torchvision have it
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
-Words = NDArray[np.uint64]  # (WORDS,)
 Target = NDArray[np.float32]  # (C, H, W)
 
 
@@ -89,67 +88,65 @@ class Transform:
             if values.shape not in ((1,), (channels,)):
                 raise DataError(f"{name} has {len(values)} values for images of {channels} channels")
             per_channel.append(np.broadcast_to(values, channels).reshape(channels, 1, 1))
-        return View(self, (channels, height, width), *per_channel)
+        unit = 255 if images.dtype == np.uint8 else 1
+        return View(self, (channels, height, width), per_channel[0], per_channel[1], unit)
 
 
 class View:
-    """A transform for images of one number of channels: writes what comes out where it is wanted.
+    """A transform for the images of a set: places each in a batch, then normalises the batch.
 
     shape   (C, H, W) of what comes out
     """
 
     def __init__(
-        self, transform: Transform, shape: tuple[int, int, int], mean: NDArray[Any], deviation: NDArray[Any]
+        self, transform: Transform, shape: tuple[int, int, int], mean: NDArray[Any], deviation: NDArray[Any], unit: int
     ) -> None:
         self.transform, self.shape = transform, shape
-        # image * factor + offset, where uint8 255 stands for 1
+        # image * factor + offset, where `unit` stands for 1
         self.offset = (-mean / deviation).astype(np.float32)
-        self.factors = {True: (1 / (255 * deviation)).astype(np.float32), False: (1 / deviation).astype(np.float32)}
-        self.fill = ((transform.fill - mean) / deviation).astype(np.float32)
-        self.changes = {scale: bool((f != 1).any() or self.offset.any()) for scale, f in self.factors.items()}
+        self.factor = (1 / (unit * deviation)).astype(np.float32)
+        self.fill = np.float32(transform.fill * unit)
+        self.changes = bool((self.factor != 1).any() or self.offset.any())
 
     def keeps(self, size: tuple[int, int] | None) -> bool:
         """Whether images of that size come out as they are, but for normalisation."""
         return not self.transform.is_random and size == self.shape[1:]
 
-    def write(self, target: Target, image: NDArray[Any], words: Words | None) -> None:
-        """Write what comes of an image (C, h, w) to `target`, (C, H, W).
+    def place(self, target: Target, image: NDArray[Any], words: Sequence[int] | None) -> None:
+        """Write what comes of an image (C, h, w), but for normalisation, to `target`, (C, H, W).
 
-        words   the image's random words in this epoch; None if the transform is not random
+        words   the image's WORDS random words in this epoch; None if the transform is not random
         """
-        rules = self.transform
-        if rules.flip and words is not None and words[FLIP] & np.uint64(1):
-            target = target[:, :, ::-1]  # written from right to left
-        if rules.crop == "resized" and words is not None:
-            image = self._resized(image, words)
-        top, left = (self._place(axis, image.shape[1 + axis], words) for axis in (0, 1))
-        rows, columns = _overlap(top, image.shape[1], self.shape[1]), _overlap(left, image.shape[2], self.shape[2])
-        window = target[:, rows, columns]
-        if window.shape != target.shape:
+        if words is not None:
+            if self.transform.flip and words[FLIP] & 1:
+                target = target[:, :, ::-1]  # written from right to left
+            if self.transform.crop == "resized":
+                image = self._resized(image, words)
+        (_, h, w), (_, H, W) = image.shape, self.shape
+        top, left = self._start(h, H, words, TOP), self._start(w, W, words, LEFT)
+        rows, columns = _overlap(top, h, H), _overlap(left, w, W)
+        if (rows.stop - rows.start, columns.stop - columns.start) != (H, W):
             target[...] = self.fill
         part = image[:, rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
-        self.normalise(part, window)
+        target[:, rows, columns] = part
 
-    def normalise(self, image: NDArray[Any], target: NDArray[np.float32]) -> None:
-        """Write (image - mean) / deviation to `target`; both are (..., C, H, W)."""
-        scaled = image.dtype == np.uint8
-        if not self.changes[scaled]:
-            np.copyto(target, image, casting="same_kind")
-            return
-        np.multiply(image, self.factors[scaled], out=target, casting="same_kind")
-        np.add(target, self.offset, out=target)
+    def normalise(self, images: NDArray[np.float32]) -> None:
+        """Make (image - mean) / deviation of placed images, (..., C, H, W)."""
+        if self.changes:
+            np.multiply(images, self.factor, out=images)
+            np.add(images, self.offset, out=images)
 
-    def _place(self, axis: int, length: int, words: Words | None) -> int:
+    def _start(self, length: int, wanted: int, words: Sequence[int] | None, which: int) -> int:
         """Where the window begins in an image of that length: in the middle, or by chance; negative in the padding."""
-        wanted, padding = self.shape[1 + axis], self.transform.padding
+        padding = self.transform.padding
         spare = length + 2 * padding - wanted
-        if self.transform.crop != "random" or words is None or spare < 0:
+        if words is None or self.transform.crop != "random" or spare < 0:
             return (length - wanted) // 2
-        return int(words[TOP + axis] % np.uint64(spare + 1)) - padding
+        return words[which] % (spare + 1) - padding
 
-    def _resized(self, image: NDArray[Any], words: Words) -> NDArray[Any]:
+    def _resized(self, image: NDArray[Any], words: Sequence[int]) -> NDArray[Any]:
         """A part of random place, area and shape, resized: (C, H, W)."""
-        top, left, area, ratio = (words[TOP:] >> np.uint64(11)).astype(np.float64) * 2.0**-53  # from 0 to below 1
+        top, left, area, ratio = ((words[which] >> 11) * 2.0**-53 for which in (TOP, LEFT, AREA, RATIO))  # in [0, 1)
         (_, h, w), rules = image.shape, self.transform
         area = h * w * (rules.scale[0] + area * (rules.scale[1] - rules.scale[0]))
         low, high = map(math.log, rules.ratio)
