@@ -161,7 +161,7 @@ def test_a_resized_crop_of_a_plain_colour_is_plain():
         ({"crop": "center"}, "crop='center' is none of 'centre', 'random', 'resized'"),
         ({"padding": 2}, "padding=2 is for crop='random'"),
         ({"deviation": 0}, "deviation above 0"),
-        ({"mean": float("nan")}, "must be finite"),
+        ({"mean": float("nan")}, "all must be finite"),
         ({"size": 0}, "size=0 must be positive"),
         ({"scale": (0.5, 0.1)}, "must rise"),
         ({"mean": (0.1, 0.2)}, "mean has 2 values for images of 3 channels"),

@@ -358,7 +358,7 @@ class Trainer:
             raise TypeError("fit takes epochs: fit(images, labels, epochs=3) or fit(loader, epochs=3)")
         batches = self._source(images, labels, self.net.batch, shift=shift)
         self._foresee(batches, "step")
-        tests = test if isinstance(test, tuple) else (test, None)
+        tests = test if isinstance(test, tuple | list) else (test, None)
         if test is not None:
             self._foresee(self._source(tests[0], tests[1], self.plans.largest("evaluate")), "evaluate")
         history = []

@@ -10,12 +10,9 @@ that the result does not depend on which thread does what, when, or on how many 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from threading import Event
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,35 +20,8 @@ from numpy.typing import NDArray
 from vdnn.data import keys
 from vdnn.data.batches import Pairs, check_position, sizes_in
 from vdnn.data.imagesets import ArraySet, ImageSet
+from vdnn.data.ring import Job, Order, Slot, pieces
 from vdnn.data.transform import WORDS, Transform, View
-
-
-class _Order(NamedTuple):
-    """An epoch: indices (N,) in their order, and random words (N, WORDS), if any, by index."""
-
-    epoch: int
-    indices: NDArray[np.intp]
-    words: NDArray[np.uint64] | None
-
-
-@dataclass
-class _Slot:
-    """A batch of the ring: images (batch, C, H, W), labels (batch,), and uint8 as gathered, where that is needed."""
-
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    gathered: NDArray[Any] | None
-
-
-@dataclass
-class _Job:
-    """A batch that threads fill: its epoch and number, where it goes, and what is under way for it."""
-
-    position: tuple[int, int]
-    slot: _Slot
-    samples: int
-    stop: Event = field(default_factory=Event)
-    pieces: list[Future[None]] = field(default_factory=list)
 
 
 class Loader:
@@ -106,10 +76,10 @@ class Loader:
         self._sizes = sizes_in(len(images), batch, drop_last)
         self._free = [self._slot() for _ in range(ahead + 1)]
         self._slots = tuple(self._free)
-        self._used: _Slot | None = None  # by the caller
-        self._queue: deque[_Job] = deque()
+        self._used: Slot | None = None  # by the caller
+        self._queue: deque[Job] = deque()
         self._next = (0, 0)  # the first position that is not in the queue
-        self._orders: list[_Order] = []
+        self._orders: list[Order] = []
         self._pool: ThreadPoolExecutor | None = None
         self._turn = 0
         self._closed = False
@@ -202,15 +172,15 @@ class Loader:
         while self._free and len(self._queue) < self.ahead:
             epoch, number = self._next
             order = self._order(epoch)
-            job = _Job((epoch, number), self._free.pop(), self._sizes[number])
-            for piece in _pieces(job.samples, self.threads):
+            job = Job((epoch, number), self._free.pop(), self._sizes[number])
+            for piece in pieces(job.samples, self.threads):
                 first = number * self.batch
                 chosen = order.indices[first + piece.start : first + piece.stop]
                 job.pieces.append(self._pool.submit(self._fill, job, piece, chosen, order.words))
             self._queue.append(job)
             self._next = self._known((epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0))
 
-    def _fill(self, job: _Job, piece: slice, chosen: NDArray[np.intp], words: NDArray[np.uint64] | None) -> None:
+    def _fill(self, job: Job, piece: slice, chosen: NDArray[np.intp], words: NDArray[np.uint64] | None) -> None:
         """Write a piece of a batch; in a thread of the pool."""
         images, labels = job.slot.images[piece], job.slot.labels[piece]
         np.take(self.labels, chosen, out=labels, mode="clip")  # no index is out of range; "raise" would copy
@@ -224,7 +194,7 @@ class Loader:
             self.view.place(target, self.images.image(index), drawn)
         self.view.normalise(images)
 
-    def _fill_whole(self, job: _Job, piece: slice, source: NDArray[Any], chosen: NDArray[np.intp]) -> None:
+    def _fill_whole(self, job: Job, piece: slice, source: NDArray[Any], chosen: NDArray[np.intp]) -> None:
         """Write a piece of a batch of images that only need to be normalised."""
         images = job.slot.images[piece]
         gathered = images if job.slot.gathered is None else job.slot.gathered[piece]
@@ -233,7 +203,7 @@ class Loader:
             np.copyto(images, gathered, casting="same_kind")
         self.view.normalise(images)
 
-    def _order(self, epoch: int) -> _Order:
+    def _order(self, epoch: int) -> Order:
         """The epoch's order; of two epochs they are kept, since batches of the next are made in the one before."""
         for order in self._orders:
             if order.epoch == epoch:
@@ -241,14 +211,14 @@ class Loader:
         words, count = None, len(self.images)
         if self.transform.is_random:
             words = keys.raw(self.seed, keys.VIEW, epoch, WORDS * count).reshape(count, WORDS)
-        self._orders = [*self._orders[-1:], _Order(epoch, self.order(epoch), words)]
+        self._orders = [*self._orders[-1:], Order(epoch, self.order(epoch), words)]
         return self._orders[-1]
 
-    def _slot(self) -> _Slot:
+    def _slot(self) -> Slot:
         images = np.empty((self.batch, *self.view.shape), np.float32)
         source = self._whole.images if self._whole is not None else images
         gathered = np.empty(images.shape, source.dtype) if source.dtype != images.dtype else None
-        return _Slot(images, np.empty(self.batch, np.int64), gathered)
+        return Slot(images, np.empty(self.batch, np.int64), gathered)
 
     # ---- the end
 
@@ -278,10 +248,3 @@ class Loader:
 
     def __repr__(self) -> str:
         return f"Loader({self.images!r}, batch {self.batch}, {self.threads} threads, {self.nbytes} bytes)"
-
-
-def _pieces(samples: int, count: int) -> Iterator[slice]:
-    """`samples` places in at most `count` runs of one length, but for the last."""
-    length = -(-samples // count)
-    for start in range(0, samples, length):
-        yield slice(start, min(samples, start + length))

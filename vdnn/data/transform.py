@@ -59,7 +59,7 @@ class Transform:
         values = [*np.atleast_1d(self.mean), *np.atleast_1d(self.deviation), self.fill]
         if not np.isfinite(values).all() or np.min(self.deviation) <= 0:
             raise DataError(
-                f"mean={self.mean}, deviation={self.deviation}, fill={self.fill}: finite, deviation above 0"
+                f"mean={self.mean}, deviation={self.deviation}, fill={self.fill}: all must be finite, deviation above 0"
             )
         if self.size is not None and min(np.atleast_1d(self.size)) < 1:
             raise DataError(f"size={self.size} must be positive")
