@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search rewrites study test \
-	cupy lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
+.PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search loader rewrites \
+	study test cupy lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
 	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
@@ -57,6 +57,9 @@ search-speed: $(VENV)/experiments.stamp  ## time search on one core, and its ans
 
 measured-search: $(VENV)/experiments.stamp  ## run plans of search and others in turn on this machine (measured)
 	$(BIN)/python experiments/measured_search.py
+
+loader: $(VENV)/experiments.stamp  ## steps fed by the loader against steps on data in memory, some minutes (measured)
+	$(BIN)/python experiments/loader.py
 
 rewrites: $(VENV)/experiments.stamp  ## what each rewrite of the tape is worth (simulated)
 	$(BIN)/python experiments/rewrites.py

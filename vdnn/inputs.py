@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vdnn.data.batches import Source
 from vdnn.layers.base import Array
 from vdnn.network import Network
 
@@ -14,22 +15,22 @@ class InputError(ValueError):
     """Images or labels that a step cannot take; nothing was changed."""
 
 
-def check_shape(images: Array, net: Network) -> None:
+def check_shape(images: Array | Source, net: Network) -> None:
     """Raise InputError unless `images` are floating-point numbers of the network's shape, and at least one."""
     wanted = net.input.shape
-    if images.ndim != len(wanted) or images.shape[1:] != wanted[1:]:
+    if len(images.shape) != len(wanted) or images.shape[1:] != wanted[1:]:
         raise InputError(f"images have shape {images.shape}; {net.name} takes (1 to {wanted[0]}, {str(wanted[1:])[1:]}")
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"images are {images.dtype}; convert them to {net.input.dtype} and scale them first")
-    if not len(images):
+    if not images.shape[0]:
         raise InputError("there are no images")
 
 
-def check_set(images: Array, labels: Array, net: Network) -> None:
+def check_set(images: Array | Source, labels: Array, net: Network) -> None:
     """Raise InputError unless `images` have the network's shape and there is a label for each."""
     check_shape(images, net)
-    if len(labels) != len(images):
-        raise InputError(f"{len(images)} images, but {len(labels)} labels")
+    if len(labels) != images.shape[0]:
+        raise InputError(f"{images.shape[0]} images, but {len(labels)} labels")
 
 
 def check_images(images: Array, net: Network) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from vdnn import clock as clocks
 from vdnn import optimizers
 from vdnn.arrays import Arrays, initial
-from vdnn.data import Batches
-from vdnn.inputs import check_images, check_labels, check_set
+from vdnn.data.batches import Batches, Source, sizes_in
+from vdnn.inputs import InputError, check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
 from vdnn.losses import Loss
 from vdnn.memory.cost import is_measured
@@ -306,18 +306,22 @@ class Trainer:
             names = {n: summed(f"{layer}.d{own}", plan.tape.micro_batches) for n, (layer, own) in layers.items()}
             return loss, {n: self.device.read(plan, gradient) for n, gradient in names.items()}
 
-    def evaluate(self, images: Array, labels: Array) -> Evaluation:
-        """Mean loss and accuracy over any number of samples, by forward-only plans; changes nothing."""
-        losses, right = 0.0, 0
-        labels = np.asarray(labels)
+    def evaluate(self, images: Array | Source, labels: Array | None = None) -> Evaluation:
+        """Mean loss and accuracy over any number of samples, by forward-only plans; changes nothing.
+
+        images   with their labels; or alone a Source, such as a Loader, of which it is epoch 0
+        """
+        source = self._source(images, labels, self.plans.largest("evaluate"), shuffle=False)
+        losses, right, count = 0.0, 0, 0
         with self._alone():
-            for first, plan in self._parts(images, labels):
-                losses += self._run(plan) * plan.tape.batch
-                scores = self.device.read(plan, self.net.scores.name)
-                part = labels[first : first + plan.tape.batch]
-                right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
-        count = len(labels)
-        return Evaluation(losses / count, right / count if labels.ndim == 1 else float("nan"))
+            for batch, own in source.epoch(0):
+                for first, plan in self._parts(batch, own):
+                    losses += self._run(plan) * plan.tape.batch
+                    scores = self.device.read(plan, self.net.scores.name)
+                    part = own[first : first + plan.tape.batch]
+                    right += int((scores.argmax(axis=1) == part).sum()) if part.ndim == 1 and scores.ndim == 2 else 0
+                count += len(own)
+        return Evaluation(losses / count, right / count if source.labels.ndim == 1 else float("nan"))
 
     def predict(self, images: Array) -> Array:
         """The scores, (n, classes), of any number of images; changes nothing."""
@@ -330,29 +334,33 @@ class Trainer:
 
     def fit(
         self,
-        images: Array,
-        labels: Array,
-        epochs: int,
+        images: Array | Source,
+        labels: Array | None = None,
+        epochs: int | None = None,
         *,
-        test: tuple[Array, Array] | None = None,
+        test: tuple[Array, Array] | Source | None = None,
         shift: int = 0,
         save: str | None = None,
         progress: Callable[[Trainer, float | Loss], None] | None = None,
     ) -> list[Epoch]:
         """Train until `epochs` epochs are done in all; a trainer that was loaded goes on where it was saved.
 
-        shift     move each image by up to so many pixels at random
-        test      images and labels to evaluate on after each epoch
+        images    with their labels, shuffled by the trainer's seed; or alone a Source, such as a Loader: fit(loader,
+                  epochs=3).  To go on in the middle of an epoch, make it as before
+        shift     move each image by up to so many pixels at random, if they are arrays
+        test      images and labels, or a Source, to evaluate on after each epoch
         save      a path to save to after each epoch
         progress  called with this trainer and the loss after each step; to look at the loss is to wait for it
 
         Raises what `step` raises.  That data do not suit, or a plan does not fit, is found before the first step.
         """
-        images, labels = np.asarray(images), np.asarray(labels)
-        batches = Batches(images, labels, self.net.batch, self.seed, shift=shift)
-        self._foresee(images, labels, "step")
+        if epochs is None:
+            raise TypeError("fit takes epochs: fit(images, labels, epochs=3) or fit(loader, epochs=3)")
+        batches = self._source(images, labels, self.net.batch, shift=shift)
+        self._foresee(batches, "step")
+        tests = test if isinstance(test, tuple | list) else (test, None)
         if test is not None:
-            self._foresee(np.asarray(test[0]), np.asarray(test[1]), "evaluate")
+            self._foresee(self._source(tests[0], tests[1], self.plans.largest("evaluate")), "evaluate")
         history = []
         while self.epoch < epochs:
             losses = []
@@ -365,7 +373,7 @@ class Trainer:
             self.settle()
             rate = self.optimizer.rate(max(0, self.steps_done - 1))
             self.epoch, self.position = self.epoch + 1, 0
-            result = self.evaluate(*test) if test is not None else None
+            result = self.evaluate(*tests) if test is not None else None
             history.append(
                 Epoch(
                     self.epoch,
@@ -388,12 +396,27 @@ class Trainer:
         finally:
             self._busy.release()
 
-    def _foresee(self, images: Array, labels: Array, purpose: str) -> None:
+    def _source(self, images: Array | Source, labels: Array | None, batch: int, **options: Any) -> Source:
+        """Arrays in batches of the trainer's own, or the source that was given alone."""
+        if labels is not None:
+            images, labels = np.asarray(images), np.asarray(labels)
+            check_set(images, labels, self.net)
+            return Batches(images, labels, batch, self.seed, **options)
+        if not hasattr(images, "epoch"):
+            raise TypeError(f"images are a {type(images).__name__} without labels; give both, or a Loader or Batches")
+        if options.get("shift"):
+            raise ValueError(f"shift={options['shift']} is for arrays; {type(images).__name__} has options of its own")
+        return images
+
+    def _foresee(self, source: Source, purpose: str) -> None:
         """Check labels and sizes of all the data, and plan for every size of batch that they come in."""
-        check_set(images, labels, self.net)
-        check_labels(labels, (len(images), *self._labels.shape[1:]), self._labels.dtype, self.net)
-        most = self.plans.largest(purpose)
-        for size in {min(len(images), most), len(images) % most} - {0}:
+        labels, samples, most = source.labels, source.shape[0], self.plans.largest(purpose)
+        check_set(source, labels, self.net)
+        check_labels(labels, (samples, *self._labels.shape[1:]), self._labels.dtype, self.net)
+        if purpose == "step" and source.batch > most < samples:
+            raise InputError(f"batches have {source.batch} samples; {self.net.name} takes 1 to {most}")
+        comes_in = [(min(size, most), size % most) for size in sizes_in(samples, source.batch, source.drop_last)]
+        for size in sorted({size for sizes in comes_in for size in sizes} - {0}, reverse=True):
             self.plan_for(size, purpose)
 
     def _parts(self, images: Array, labels: Array | None) -> Iterator[tuple[int, Plan]]:

@@ -58,6 +58,7 @@ spill_option = click.option(
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""
+    from vdnn.data.files import DataError
     from vdnn.ladder import FitError
     from vdnn.layers.base import LayerError
     from vdnn.memory.cost import CostError
@@ -77,7 +78,7 @@ def usage_errors() -> Iterator[None]:
         raise
     except UnitError as error:
         raise click.UsageError(f"{error}{_elsewhere()}") from error
-    except (*named, MicroBatchError, OSError, PlotError) as error:
+    except (*named, DataError, MicroBatchError, OSError, PlotError) as error:
         raise click.UsageError(str(error).replace("allow_coupled=True", "--allow-coupled")) from error
 
 
@@ -91,12 +92,12 @@ def _elsewhere() -> str:
     return "; budgets relative to floor or keep_all are for vdnn plan and vdnn compare"
 
 
-def network_named(name: str, batch: int, rules: str = "ours") -> Network:
-    """The network that a user named, or a usage error."""
+def network_named(name: str, batch: int, rules: str = "ours", **options: Any) -> Network:
+    """The network that a user named, made with `options`, or a usage error."""
     from vdnn import models
 
     try:
-        return models.get(name, batch=batch, rules=rules)
+        return models.get(name, batch=batch, rules=rules, **options)
     except (ImportError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 

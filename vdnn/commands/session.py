@@ -6,63 +6,22 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn import data as datasets
 from vdnn.commands import byte_lines
-from vdnn.layers.base import Array
 from vdnn.progress import progress_bar
 from vdnn.step_times import StepTimes
 from vdnn.tape import batch_label
 from vdnn.units import format_seconds
 
 if TYPE_CHECKING:
+    from vdnn.commands.datasets import Data
     from vdnn.losses import Loss
-    from vdnn.network import Network
     from vdnn.train import Epoch, Trainer
 
-DIGITS = (1, 8, 8)
 RESIDENT = ("planned", "measured")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images and labels to train on and to test with; images are (N, C, H, W)."""
-
-    kind: str
-    train_images: Array
-    train_labels: Array
-    test_images: Array
-    test_labels: Array
-
-    def __str__(self) -> str:
-        shape = "x".join(map(str, self.train_images.shape[1:]))
-        counts = f"{len(self.train_images)} to train on, {len(self.test_images)} to test with"
-        return f"{self.kind} images {shape}, {counts}"
-
-
-def make_data(net: Network, kind: str | None, samples: int | None, seed: int) -> Data:
-    """The data of that kind, or what suits the network; a quarter as many synthetic images as in training test it."""
-    shape, scores = net.input.shape[1:], net.scores.shape
-    if net.labels is None or net.labels.shape != (net.batch,) or len(scores) != 2:
-        raise click.UsageError(f"{net.name} tells no classes apart; train it in Python, with vdnn.Trainer")
-    suits = shape == DIGITS and scores[1] >= 10
-    kind = kind or ("digits" if suits and samples is None else "synthetic")
-    if kind == "digits":
-        if samples is not None:
-            raise click.UsageError("--samples is for --data synthetic; there are 1438 digits to train on")
-        if not suits:
-            takes = "x".join(map(str, shape))
-            raise click.UsageError(
-                f"--data digits: they are 1x8x8, of 10 classes; {net.name} takes {takes}, of {scores[1]} classes"
-            )
-        return Data(kind, *datasets.digits())
-    count = samples or 4 * net.batch
-    images, labels = datasets.synthetic(shape, scores[1], count + -(-count // 4), seed)
-    return Data(kind, images[:count], labels[:count], images[count:], labels[count:])
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
@@ -119,7 +78,7 @@ class Session:
 
     def _epoch(self, pressed: Callable[[], bool]) -> None:
         trainer, data, number = self.trainer, self.data, self.trainer.epoch + 1
-        batches = -(-len(data.train_images) // trainer.net.batch) - trainer.position
+        batches = len(data.train) - trainer.position
         with progress_bar(f"epoch {number}/{self.epochs}", batches, keep=False) as advance:
 
             def after_step(trainer: Trainer, loss: float | Loss) -> None:
@@ -129,14 +88,7 @@ class Session:
                 if pressed():
                     raise Stopped
 
-            self.history += trainer.fit(
-                data.train_images,
-                data.train_labels,
-                number,
-                test=(data.test_images, data.test_labels),
-                save=self.save,
-                progress=after_step,
-            )
+            self.history += trainer.fit(data.train, epochs=number, test=data.test, save=self.save, progress=after_step)
 
     def _say(self, epoch: Epoch) -> None:
         assert epoch.test is not None
@@ -149,8 +101,8 @@ class Session:
         """What `--json` prints: the figures of the plan, and what was measured.  Times are measured."""
         return self.times.figures(self.trainer) | {
             "data": self.data.kind,
-            "train_samples": len(self.data.train_images),
-            "test_samples": len(self.data.test_images),
+            "train_samples": self.data.train.shape[0],
+            "test_samples": self.data.test.shape[0],
             "seed": self.trainer.seed,
             "steps": self.trainer.steps_done,
             "epochs": [_epoch_figures(epoch) for epoch in self.history],

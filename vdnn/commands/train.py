@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from vdnn.commands import (
 from vdnn.commands.searching import robust_option, searching_as_asked, seconds_option, telling
 
 if TYPE_CHECKING:
-    from vdnn.commands.session import Data
+    from vdnn.commands.datasets import Data, Files
     from vdnn.network import Network
     from vdnn.optimizers import Optimizer
     from vdnn.train import Trainer
@@ -80,9 +80,13 @@ options = with_options(
     click.option(
         "--data",
         "kind",
-        type=click.Choice(["digits", "synthetic"]),
-        help="What to learn.  [default: digits where images are 1x8x8, else synthetic]",
+        metavar="KIND[:PATH]",
+        help="What to learn: digits, synthetic, mnist:FOLDER, cifar10:PATH, cifar100:PATH (the binary version's "
+        ".tar.gz or folder) or images:FOLDER (with a folder for each class).  [default: digits where images are "
+        "1x8x8, else synthetic]",
     ),
+    click.option("--augment", is_flag=True, help="Move, cut and mirror the images of a --data with a path at random."),
+    click.option("--cache", help="Memory to keep decoded pictures of --data images in: 2GiB.  [default: none]"),
     click.option("--samples", type=click.IntRange(min=1), help="Synthetic images to train on.  [default: 4 batches]"),
     click.option("--save", type=PATH, help="Write a checkpoint here after each epoch, and on Ctrl-C."),
     click.option("--resume", type=PATH, help="Go on from this checkpoint, with what it was trained with."),
@@ -95,21 +99,23 @@ options = with_options(
 def train(
     network: str, epochs: int, kind: str | None, samples: int | None, save: str | None, as_json: bool, **given: Any
 ) -> None:
-    """Train NETWORK on this machine, with images that need no download.
+    """Train NETWORK on this machine, with images that need no download or, by --data, your own.
 
-    NETWORK is a name, such as digits_vgg, or module:function.  Ctrl-C ends training after the step that runs, and saves
-    it if --save is given.
+    NETWORK is a name, such as digits_vgg, or module:function; by name it is made for the data's images and classes.
+    Ctrl-C ends training after the step that runs, and saves it if --save is given.
     """
-    from vdnn.commands.session import Session, make_data, report
+    from vdnn.commands.datasets import make_data, opened
+    from vdnn.commands.session import Session, report
 
     if save and not os.path.isdir(os.path.dirname(save) or "."):
         raise click.UsageError(f"--save: there is no folder {os.path.dirname(save)!r}")
-    with failures(as_json):
+    with failures(as_json), ExitStack() as stack:
         with usage_errors():
-            resume = given.pop("resume")
+            resume, augment = given.pop("resume"), given.pop("augment")
             asked = {name: given.pop(name) for name in ("seconds", "robust", "jitter")}
-            net, arguments = _resumed(network, resume, given) if resume else _new(network, given)
-            data = make_data(net, kind, samples, arguments.get("seed") or 0)
+            files = opened(kind, given.pop("cache"))
+            net, arguments = _resumed(network, resume, given, files) if resume else _new(network, given, files)
+            data = make_data(net, kind, files, samples, arguments.get("seed") or 0, augment, stack)
             made = _trainer(net, resume, arguments, asked)
         with closing(made) as trainer:
             _check_progress(trainer, data, epochs, resume)
@@ -126,6 +132,7 @@ def train(
 @contextmanager
 def failures(as_json: bool) -> Iterator[None]:
     """Turn what may go wrong into a message and an exit status; where no plan fits, JSON has the smallest."""
+    from vdnn.data.files import DataError
     from vdnn.descriptions import CheckpointError
     from vdnn.host_budgets import HostBudgetError
     from vdnn.inputs import InputError
@@ -144,7 +151,7 @@ def failures(as_json: bool) -> Iterator[None]:
         leave(str(error).replace("host_budget=", "--host-budget "))
     except BrokenPipeError:
         raise
-    except (CheckpointError, CudaError, DeviceError, InputError, OSError, TrainingError) as error:
+    except (CheckpointError, CudaError, DataError, DeviceError, InputError, OSError, TrainingError) as error:
         raise click.ClickException(str(error)) from error
     except MemoryError as error:
         raise click.ClickException(f"this machine has not enough memory: {error}") from error
@@ -155,14 +162,19 @@ def failures(as_json: bool) -> Iterator[None]:
 # ---- what to train
 
 
-def _new(network: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+def _made_for(network: str, batch: int, files: Files | None) -> Network:
+    """The network; one of vdnn's own is made for the images and classes of files."""
+    return network_named(network, batch, **(files.network if files is not None and ":" not in network else {}))
+
+
+def _new(network: str, given: dict[str, Any], files: Files | None) -> tuple[Network, dict[str, Any]]:
     """(network, arguments of Trainer) for a training that begins."""
     _check_device(given, given["device"] or "host")
-    net = network_named(network, given["batch"] or 32)
+    net = _made_for(network, given["batch"] or 32, files)
     return net, _arguments(given, given["optimizer"] or "momentum")
 
 
-def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+def _resumed(network: str, path: str, given: dict[str, Any], files: Files | None) -> tuple[Network, dict[str, Any]]:
     """(network, arguments of Trainer.load) for a training that goes on; what defines it cannot be changed."""
     from vdnn.checkpoint import describe
     from vdnn.descriptions import CheckpointError, optimizer_of
@@ -173,7 +185,7 @@ def _resumed(network: str, path: str, given: dict[str, Any]) -> tuple[Network, d
         if given[name] not in (None, saved):
             raise click.UsageError(f"--{name} {given[name]}: {path} was trained with {saved}, which cannot be changed")
     _check_device(given, given["device"] or about["options"]["device"]["name"])
-    net = network_named(network, batch)
+    net = _made_for(network, batch, files)
     if net.name != about["network"]["name"]:
         raise CheckpointError(f"{path} was saved by {about['network']['name']}, not by {net.name}")
     return net, _arguments(given, optimizer) | {"seed": about["seed"]}
@@ -227,7 +239,7 @@ def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | Non
     """A training that goes on must have something left to do, on the same data."""
     if trainer.epoch >= epochs:
         raise click.UsageError(f"{resume} has {trainer.epoch} epochs done; ask for more with --epochs")
-    batches = -(-len(data.train_images) // trainer.net.batch)
+    batches = len(data.train)
     if trainer.position > batches:
         raise click.UsageError(
             f"{resume} stopped after batch {trainer.position} of an epoch, but this data makes {batches} batches; "
