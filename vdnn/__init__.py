@@ -3,6 +3,9 @@
 from vdnn import layers, models, schedules
 from vdnn.building import build
 from vdnn.descriptions import CheckpointError
+from vdnn.exchange.errors import ModelError
+from vdnn.exchange.loading import LoadedWeights
+from vdnn.exchange.weights_file import read_weights
 from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
 from vdnn.host_budgets import HostBudgetError
@@ -61,6 +64,8 @@ __all__ = [
     "Largest",
     "Layer",
     "LayerError",
+    "LoadedWeights",
+    "ModelError",
     "Network",
     "Op",
     "Optimizer",
@@ -90,6 +95,7 @@ __all__ = [
     "measured",
     "models",
     "plan",
+    "read_weights",
     "roofline",
     "schedules",
     "searching",
