@@ -5,6 +5,7 @@ from vdnn.building import build
 from vdnn.descriptions import CheckpointError
 from vdnn.exchange.errors import ModelError
 from vdnn.exchange.loading import LoadedWeights
+from vdnn.exchange.onnx_model import OnnxModel, from_onnx
 from vdnn.exchange.weights_file import read_weights
 from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
@@ -67,6 +68,7 @@ __all__ = [
     "LoadedWeights",
     "ModelError",
     "Network",
+    "OnnxModel",
     "Op",
     "Optimizer",
     "Plan",
@@ -90,6 +92,7 @@ __all__ = [
     "expected_seconds",
     "explain",
     "fit",
+    "from_onnx",
     "jittered",
     "layers",
     "measured",

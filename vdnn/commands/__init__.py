@@ -58,6 +58,7 @@ spill_option = click.option(
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""
+    from vdnn.exchange.errors import ModelError
     from vdnn.ladder import FitError
     from vdnn.layers.base import LayerError
     from vdnn.memory.cost import CostError
@@ -77,7 +78,7 @@ def usage_errors() -> Iterator[None]:
         raise
     except UnitError as error:
         raise click.UsageError(f"{error}{_elsewhere()}") from error
-    except (*named, MicroBatchError, OSError, PlotError) as error:
+    except (*named, MicroBatchError, ModelError, OSError, PlotError) as error:
         raise click.UsageError(str(error).replace("allow_coupled=True", "--allow-coupled")) from error
 
 

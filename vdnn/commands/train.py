@@ -84,6 +84,9 @@ options = with_options(
         help="What to learn.  [default: digits where images are 1x8x8, else synthetic]",
     ),
     click.option("--samples", type=click.IntRange(min=1), help="Synthetic images to train on.  [default: 4 batches]"),
+    click.option(
+        "--weights", type=PATH, help="Begin with the weights in this .safetensors file, or .pth of PyTorch's."
+    ),
     click.option("--save", type=PATH, help="Write a checkpoint here after each epoch, and on Ctrl-C."),
     click.option("--resume", type=PATH, help="Go on from this checkpoint, with what it was trained with."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."),
@@ -97,8 +100,8 @@ def train(
 ) -> None:
     """Train NETWORK on this machine, with images that need no download.
 
-    NETWORK is a name, such as digits_vgg, or module:function.  Ctrl-C ends training after the step that runs, and saves
-    it if --save is given.
+    NETWORK is a name, such as digits_vgg, module:function, or an ONNX file, whose weights are what training begins
+    with.  Ctrl-C ends training after the step that runs, and saves it if --save is given.
     """
     from vdnn.commands.session import Session, make_data, report
 
@@ -106,12 +109,17 @@ def train(
         raise click.UsageError(f"--save: there is no folder {os.path.dirname(save)!r}")
     with failures(as_json):
         with usage_errors():
-            resume = given.pop("resume")
+            resume, weights = given.pop("resume"), given.pop("weights")
+            if resume and weights:
+                raise click.UsageError(f"--weights {weights}: {resume} has weights; one of the two can be begun with")
             asked = {name: given.pop(name) for name in ("seconds", "robust", "jitter")}
             net, arguments = _resumed(network, resume, given) if resume else _new(network, given)
             data = make_data(net, kind, samples, arguments.get("seed") or 0)
             made = _trainer(net, resume, arguments, asked)
         with closing(made) as trainer:
+            if not resume:
+                with usage_errors():
+                    _load_weights(trainer, network, weights)
             _check_progress(trainer, data, epochs, resume)
             click.echo(f"{net.name}: {data}", err=True)
             session = Session(trainer, data, epochs, save, say_to_stderr=as_json)
@@ -221,6 +229,20 @@ def _trainer(net: Network, resume: str | None, arguments: dict[str, Any], asked:
     trainer.policy = name or trainer.policy  # by which a checkpoint can be planned again
     trainer.device.timed = True  # the report says how much of the copying was hidden
     return trainer
+
+
+def _load_weights(trainer: Trainer, network: str, path: str | None) -> None:
+    """Begin with the weights in that file; without one, with those of an ONNX network.  Says what was loaded."""
+    from vdnn.exchange.onnx_model import ENDING, from_onnx
+
+    if path is None and network.endswith(ENDING):
+        model = from_onnx(network, trainer.net.batch)
+        for note in model.notes:
+            click.echo(f"{network}: {note}", err=True)
+        report = trainer.load_weights(model.weights)
+        click.echo(f"{network}: begins with its {len(report.loaded)} weights and statistics", err=True)
+    elif path is not None:
+        click.echo(str(trainer.load_weights(path)), err=True)
 
 
 def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class LoadedWeights:
         """One line, and one for each list of what did not suit."""
         lines = [f"{self.network}: {len(self.loaded)} tensors from {self.source}"]
         if self.converted:
-            lines.append(f"  converted: {_some(self.converted)}")
+            counts = Counter(name.rpartition(" from ")[2] for name in self.converted)
+            lines += [f"  {count} converted from {dtype}" for dtype, count in counts.items()]
         return "\n".join(lines + self.complaints())
 
     def complaints(self) -> list[str]:
@@ -172,7 +174,9 @@ def _check_names(net: Network, names: Mapping[str, str] | None, wanted: Mapping[
     if wrong:
         close = difflib.get_close_matches(wrong[0], wanted, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ModelError(f"names: {wrong[0]!r} is no weight or statistic of {net.name}{hint}; they are {_some((*wanted,))}")
+        raise ModelError(
+            f"names: {wrong[0]!r} is no weight or statistic of {net.name}{hint}; they are {_some((*wanted,))}"
+        )
 
 
 def _unexpected(key: str, shape: Shape, absent: Mapping[str, Shape]) -> str:
@@ -210,5 +214,3 @@ def weights_named(trainer: Trainer, names: str) -> dict[str, Array]:
         raise ModelError(f"{trainer.net.name} has no names {names!r}{hint}; there are {', '.join(known)}")
     arrays = {**trainer.weights, **trainer.statistics}
     return {key: arrays[name] for key, name in known[names].items()}
-
-

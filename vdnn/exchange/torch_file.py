@@ -52,13 +52,15 @@ class _Archive:
         self.path, self.file = path, file
         members = file.infolist()
         self.members = {member.filename: member for member in members}
-        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
+        self.prefix = self._prefix()
+        packed = [
+            m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size
+        ]
         if packed:
             raise ModelError(f"{path}: member {packed[0]!r:.80} is packed, which torch.save never does")
         size, whole = sum(m.file_size for m in members), path.stat().st_size
         if size > whole or len(self.members) < len(members):
             raise ModelError(f"{path}: {len(members)} members of {size:,} bytes lie over each other in {whole:,} bytes")
-        self.prefix = self._prefix()
         order = self.read("byteorder") if f"{self.prefix}byteorder" in self.members else b"little"
         if order not in ORDERS:
             raise ModelError(f"{path}: the byte order {order!r:.40} is neither little nor big")
@@ -127,7 +129,9 @@ def opened_torch(path: Path) -> Iterator[Mapping[str, StoredTensor]]:
 def _state(path: Path, found: Any) -> dict[str, View]:
     """The tensors by name, of a state dict or of a checkpoint that holds one."""
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict: torch.save(model.state_dict(), path)")
+        raise ModelError(
+            f"{path} holds a {type(found).__name__}, not a state dict: torch.save(model.state_dict(), path)"
+        )
     tensors = _tensors(found)
     for holder in HOLDERS:
         if not tensors and isinstance(found.get(holder), dict):

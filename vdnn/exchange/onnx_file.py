@@ -1,0 +1,273 @@
+"""onnx_file: an ONNX file, parsed by the onnx package and checked: its operators, its constants, where its data lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdnn.exchange.errors import ModelError
+from vdnn.exchange.stored import BFLOAT16, ITEM_BYTES, StoredTensor, from_bytes
+from vdnn.layers.base import Array, Shape
+
+OPSETS = (7, 26)  # of ONNX's own operators: the first and the last whose definitions were read for this
+DOMAINS = ("", "ai.onnx")
+LARGEST = 2**31 - 1  # a size of any dimension; more is a damaged file's
+TYPES = {  # TensorProto.DataType
+    **{1: "float32", 11: "float64", 10: "float16", 16: BFLOAT16, 7: "int64", 6: "int32", 5: "int16", 3: "int8"},
+    **{2: "uint8", 9: "bool"},
+}
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """An operator in its graph; an input that is left out is ""."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.name}"
+
+    def input(self, i: int) -> str:
+        """The name of the i-th input, "" if it is left out."""
+        return self.inputs[i] if i < len(self.inputs) else ""
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A graph of one input and one output, every node after those that it reads; what is not read is left out.
+
+    input_shape   None for a size that the file leaves open
+    constants     initializers and Constant nodes
+    """
+
+    path: Path
+    opset: int
+    nodes: tuple[OnnxNode, ...]
+    constants: Mapping[str, StoredTensor]
+    input: str
+    input_shape: tuple[int | None, ...]
+    output: str
+
+
+def onnx_package() -> Any:
+    """The onnx package.  Raises ModelError that says how to install it."""
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise ModelError("to read ONNX files takes the package onnx: pip install 'vdnn[onnx]'") from error
+    return onnx
+
+
+def read_graph(path: str | os.PathLike[str], supported: Collection[str]) -> OnnxGraph:
+    """The graph of the file at `path`.
+
+    Raises ModelError: no such file, damaged, not valid, another opset than one of `OPSETS`, an operator that is not in
+    `supported`, more than one input or output, or constants whose data are not what their shapes say.
+    """
+    onnx, file = onnx_package(), Path(path)
+    model = _parsed(onnx, file)
+    opset = _opset(file, model)
+    graph = model.graph
+    given = {tensor.name: _constant(onnx, file, tensor) for tensor in graph.initializer}
+    nodes = [_node(onnx, file, node, i) for i, node in enumerate(graph.node)]
+    _refuse_operators(file, graph.node, nodes, supported)
+    _check(onnx, file)
+    outputs = [value.name for value in graph.output]
+    if len(outputs) != 1:
+        raise ModelError(f"{file} has {len(outputs)} outputs ({', '.join(outputs)[:200]}); one is supported")
+    needed = _needed(nodes, outputs[0])
+    constants = given | {
+        node.outputs[0]: _constant_of(onnx, file, node) for node in needed if node.operator == "Constant"
+    }
+    nodes = _without_constants(needed, constants)
+    name, shape = _input(file, graph, given)
+    return OnnxGraph(file, opset, tuple(nodes), constants, name, shape, outputs[0])
+
+
+def _parsed(onnx: Any, path: Path) -> Any:
+    if not path.is_file():
+        raise ModelError(f"{path} is no file")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's own, which is none of onnx
+        size = path.stat().st_size
+        raise ModelError(f"{path} ({size:,} bytes) is truncated or no ONNX file: {error}") from error
+    if not model.graph.node:
+        raise ModelError(f"{path} ({path.stat().st_size:,} bytes) is truncated or no ONNX file: it has no operators")
+    return model
+
+
+def _opset(path: Path, model: Any) -> int:
+    """The version of ONNX's own operators.  Raises ModelError."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in DOMAINS]
+    least, most = OPSETS
+    if not versions:
+        raise ModelError(f"{path} is truncated, or does not say which opset it is of; {least} to {most} are read")
+    if not least <= versions[0] <= most:
+        raise ModelError(
+            f"{path} is of opset {versions[0]}; {least} to {most} are read; "
+            "onnx.version_converter.convert_version makes one of another"
+        )
+    return int(versions[0])
+
+
+def _node(onnx: Any, path: Path, node: Any, number: int) -> OnnxNode:
+    name = node.name or (node.output[0] if node.output else "") or f"number {number + 1}"
+    try:
+        attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: {node.op_type} {name}: its attributes cannot be read: {error}") from error
+    return OnnxNode(name, node.op_type, tuple(node.input), tuple(node.output), attributes)
+
+
+def _plain(value: Any) -> Any:
+    """Text as text; numbers of several as a tuple."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_operators(path: Path, protos: Any, nodes: list[OnnxNode], supported: Collection[str]) -> None:
+    """Raise ModelError with every operator that is not supported, and where it is first."""
+    first: dict[str, str] = {}
+    for proto, node in zip(protos, nodes, strict=True):
+        name = node.operator if proto.domain in DOMAINS else f"{proto.domain}::{node.operator}"
+        if name not in supported:
+            first.setdefault(name, node.name)
+    if first:
+        found = ", ".join(f"{name} (node {node})" for name, node in list(first.items())[:6])
+        raise ModelError(f"{path}: {found}: not supported; supported are {', '.join(sorted(supported))}")
+
+
+def _check(onnx: Any, path: Path) -> None:
+    """Raise ModelError for what ONNX's own checker refuses: cycles, names used twice, wrong attributes."""
+    try:
+        onnx.checker.check_model(os.fspath(path))
+    except Exception as error:
+        first = str(error).strip().splitlines()[:2]
+        raise ModelError(f"{path} is no valid model: {' '.join(first)[:300]}") from error
+
+
+def _needed(nodes: list[OnnxNode], output: str) -> list[OnnxNode]:
+    """The nodes that the output follows from, in their order."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if wanted & set(node.outputs):
+            wanted |= set(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _without_constants(nodes: list[OnnxNode], constants: dict[str, StoredTensor]) -> list[OnnxNode]:
+    """The nodes without those that only name a constant again, which are noted in `constants`."""
+    kept = []
+    for node in nodes:
+        if node.operator == "Identity" and node.inputs[0] in constants:
+            constants[node.outputs[0]] = constants[node.inputs[0]]
+        elif node.operator != "Constant":
+            kept.append(node)
+    return kept
+
+
+def _input(path: Path, graph: Any, given: Mapping[str, StoredTensor]) -> tuple[str, tuple[int | None, ...]]:
+    """(name, shape) of what is no initializer."""
+    inputs = [value for value in graph.input if value.name not in given]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)[:200]
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}); one is supported")
+    kind = inputs[0].type.tensor_type
+    name, dtype = inputs[0].name, TYPES.get(kind.elem_type, f"number {kind.elem_type}")
+    if dtype not in ("float32", "float64", "float16", BFLOAT16):
+        raise ModelError(f"{path}: its input {name} is of type {dtype}, not of a floating-point one")
+    sizes = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    if len(sizes) != 4 or any(size is not None and not 1 <= size <= LARGEST for size in sizes):
+        raise ModelError(f"{path}: its input {name} has shape {sizes}; (N, C, H, W) of 1 to {LARGEST} would fit")
+    return name, sizes
+
+
+# ---- constants
+
+
+def _constant_of(onnx: Any, path: Path, node: OnnxNode) -> StoredTensor:
+    """The value of a Constant node."""
+    kind, value = next(iter(node.attributes.items()), ("nothing", None))
+    if kind == "value":
+        return _constant(onnx, path, value)
+    if kind not in ("value_float", "value_floats", "value_int", "value_ints"):
+        raise ModelError(f"{path}: {node}: a constant of {kind}; numbers would do")
+    array = np.asarray(value, np.float32 if "float" in kind else np.int64)
+    return StoredTensor(array.shape, array.dtype.name, lambda: array)
+
+
+def _constant(onnx: Any, path: Path, tensor: Any) -> StoredTensor:
+    """The tensor, whose data were counted before any of them is copied.  Raises ModelError."""
+    where, dtype = f"{path}: constant {tensor.name or 'without a name'}", TYPES.get(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if dtype is None or any(not 0 <= size <= LARGEST for size in shape):
+        raise ModelError(f"{where} has shape {shape}, type number {tensor.data_type}; that cannot be read")
+    needed = prod(shape) * ITEM_BYTES[dtype]
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return StoredTensor(shape, dtype, _external(path, where, tensor, shape, dtype, needed))
+    if tensor.HasField("raw_data"):
+        found, unit = len(tensor.raw_data), "bytes"
+    else:
+        found, needed, unit = _count(tensor, dtype), prod(shape), "numbers"
+    if found != needed:
+        raise ModelError(f"{where}: shape {shape} of {dtype} takes {needed:,} {unit}, it has {found:,}")
+    return StoredTensor(shape, dtype, partial(_array, onnx, tensor))
+
+
+def _count(tensor: Any, dtype: str) -> int:
+    fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
+    return len(getattr(tensor, fields.get(dtype, "int32_data")))
+
+
+def _array(onnx: Any, tensor: Any) -> Array:
+    found = onnx.numpy_helper.to_array(tensor)
+    return found.astype(np.float32) if found.dtype.name == BFLOAT16 else found
+
+
+def _external(path: Path, where: str, tensor: Any, shape: Shape, dtype: str, needed: int) -> partial[Array]:
+    """What reads data from a file beside the model's.  Raises ModelError for a file that is elsewhere or too short."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    folder = path.parent.resolve()
+    try:
+        file = (folder / location).resolve()
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
+        is_inside = bool(location) and not os.path.isabs(location) and file.is_relative_to(folder)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{where}: its data cannot be found at {location[:80]!r}: {error}") from error
+    if not is_inside:
+        raise ModelError(
+            f"{where}: its data are said to be in {location[:80]!r}, outside of the model's folder: refused"
+        )
+    if not file.is_file():
+        raise ModelError(f"{where}: its data are said to be in {location[:80]!r}, which is no file")
+    size = file.stat().st_size
+    if length != needed or offset < 0 or offset + length > size:
+        raise ModelError(
+            f"{where}: shape {shape} of {dtype} takes {needed:,} bytes, it is said to have {length:,} at {offset:,} of "
+            f"the {size:,} bytes of {location[:80]!r}"
+        )
+    return partial(_read_external, file, offset, length, shape, dtype)
+
+
+def _read_external(file: Path, offset: int, length: int, shape: Shape, dtype: str) -> Array:
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return from_bytes(stream.read(length), dtype).reshape(shape)
