@@ -174,9 +174,8 @@ def _check_names(net: Network, names: Mapping[str, str] | None, wanted: Mapping[
     if wrong:
         close = difflib.get_close_matches(wrong[0], wanted, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ModelError(
-            f"names: {wrong[0]!r} is no weight or statistic of {net.name}{hint}; they are {_some((*wanted,))}"
-        )
+        there = _some(tuple(wanted))
+        raise ModelError(f"names: {wrong[0]!r} is no weight or statistic of {net.name}{hint}; there are {there}")
 
 
 def _unexpected(key: str, shape: Shape, absent: Mapping[str, Shape]) -> str:

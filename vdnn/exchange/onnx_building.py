@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
+from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -18,6 +19,8 @@ from vdnn.layers.base import Array, Layer, LayerError, Shape, ShapeError
 from vdnn.network import Network, Tensor
 
 LARGEST = 2**40  # elements of a map, 4 TiB: no machine has it, and later arithmetic is spared it
+Weights = Mapping[str, StoredTensor]
+NONE: Weights = MappingProxyType({})
 SMALL = 4096  # elements of a constant that is looked at while the network is made
 
 
@@ -81,11 +84,8 @@ class Building:
         found = self.constants.get(node.input(i))
         if found is None or len(found.shape) != dimensions or not found.is_float:
             what = f"of shape {found.shape}, type {found.dtype}" if found else "no constant"
-            self.fail(
-                node,
-                f"its input {i + 1} ({node.input(i)[:60]!r}) is {what}; a weight of {dimensions} dimensions "
-                f"in the file is needed",
-            )
+            needed = f"a weight of {dimensions} dimensions in the file is needed"
+            self.fail(node, f"its input {i + 1} ({node.input(i)[:60]!r}) is {what}; {needed}")
         return found
 
     def small(self, node: OnnxNode, i: int) -> Array | None:
@@ -95,12 +95,10 @@ class Building:
             return None
         found = self.constants.get(name)
         if found is None or prod(found.shape) > SMALL:
-            self.fail(
-                node, f"its input {i + 1} ({name[:60]!r}) is computed, or no small constant; a constant is needed"
-            )
+            self.fail(node, f"its input {i + 1} ({name[:60]!r}) is computed or large; a small constant is needed")
         return found.read()
 
-    def add(self, layer: Layer, node: OnnxNode, *inputs: Tensor, part: str = "", **weights: StoredTensor) -> Tensor:
+    def add(self, layer: Layer, node: OnnxNode, *inputs: Tensor, weights: Weights = NONE, part: str = "") -> Tensor:
         """Put a layer under the node's name, with its weights by the layer's names of them; returns its output.
 
         part   after the node's name, for a layer that is not all of it.  Raises ModelError.
@@ -143,15 +141,14 @@ class Building:
 
 def vector(building: Building, node: OnnxNode, tensor: StoredTensor, count: int, factor: float = 1.0) -> StoredTensor:
     """A bias for `count` channels, of a constant that broadcasts to them.  Raises ModelError."""
-    if (
-        not tensor.is_float
-        or prod(tensor.shape) not in (1, count)
-        or max(tensor.shape, default=1) != prod(tensor.shape)
-    ):
+    size = prod(tensor.shape)
+    if not tensor.is_float or size not in (1, count) or max(tensor.shape, default=1) != size:
         building.fail(node, f"adds {tensor.dtype} of shape {tensor.shape}; one number for each of {count} would fit")
-    return transformed(
-        tensor, (count,), lambda a: np.broadcast_to(a.reshape(-1) * a.dtype.type(factor), (count,)).copy()
-    )
+
+    def change(array: Array) -> Array:
+        return np.broadcast_to(array.reshape(-1) * array.dtype.type(factor), (count,)).copy()
+
+    return transformed(tensor, (count,), change)
 
 
 Operator = Callable[[Building, OnnxNode], None]

@@ -51,7 +51,5 @@ FOLDED: Mapping[str, Callable[[OnnxNode, list[Array]], Any]] = {
 def folded(node: OnnxNode, arrays: list[Array]) -> Array:
     """What the node makes of these constants, all integers.  Raises ValueError, LookupError, TypeError."""
     if any(array.dtype.kind != "i" or array.size > LARGEST for array in arrays):
-        raise ValueError(
-            f"arithmetic on constants of {max(array.size for array in arrays)} elements, which are no shape"
-        )
+        raise ValueError(f"constants that are no shape: {', '.join(f'{a.dtype}{list(a.shape)}' for a in arrays)}")
     return np.asarray(FOLDED[node.operator](node, arrays), np.int64)

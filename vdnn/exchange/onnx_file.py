@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vdnn.exchange.errors import ModelError
-from vdnn.exchange.stored import BFLOAT16, ITEM_BYTES, StoredTensor, from_bytes
-from vdnn.layers.base import Array, Shape
+from vdnn.exchange.onnx_tensors import LARGEST, TYPES, constant
+from vdnn.exchange.stored import FLOATS, StoredTensor
 
 OPSETS = (7, 26)  # of ONNX's own operators: the first and the last whose definitions were read for this
 DOMAINS = ("", "ai.onnx")
-LARGEST = 2**31 - 1  # a size of any dimension; more is a damaged file's
-TYPES = {  # TensorProto.DataType
-    **{1: "float32", 11: "float64", 10: "float16", 16: BFLOAT16, 7: "int64", 6: "int32", 5: "int16", 3: "int8"},
-    **{2: "uint8", 9: "bool"},
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ def read_graph(path: str | os.PathLike[str], supported: Collection[str]) -> Onnx
     model = _parsed(onnx, file)
     opset = _opset(file, model)
     graph = model.graph
-    given = {tensor.name: _constant(onnx, file, tensor) for tensor in graph.initializer}
+    given = {tensor.name: constant(onnx, file, tensor) for tensor in graph.initializer}
     nodes = [_node(onnx, file, node, i) for i, node in enumerate(graph.node)]
     _refuse_operators(file, graph.node, nodes, supported)
     _check(onnx, file)
@@ -191,7 +184,7 @@ def _input(path: Path, graph: Any, given: Mapping[str, StoredTensor]) -> tuple[s
         raise ModelError(f"{path} has {len(inputs)} inputs ({names}); one is supported")
     kind = inputs[0].type.tensor_type
     name, dtype = inputs[0].name, TYPES.get(kind.elem_type, f"number {kind.elem_type}")
-    if dtype not in ("float32", "float64", "float16", BFLOAT16):
+    if dtype not in FLOATS:
         raise ModelError(f"{path}: its input {name} is of type {dtype}, not of a floating-point one")
     sizes = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
     if len(sizes) != 4 or any(size is not None and not 1 <= size <= LARGEST for size in sizes):
@@ -199,75 +192,12 @@ def _input(path: Path, graph: Any, given: Mapping[str, StoredTensor]) -> tuple[s
     return name, sizes
 
 
-# ---- constants
-
-
 def _constant_of(onnx: Any, path: Path, node: OnnxNode) -> StoredTensor:
     """The value of a Constant node."""
     kind, value = next(iter(node.attributes.items()), ("nothing", None))
     if kind == "value":
-        return _constant(onnx, path, value)
+        return constant(onnx, path, value)
     if kind not in ("value_float", "value_floats", "value_int", "value_ints"):
         raise ModelError(f"{path}: {node}: a constant of {kind}; numbers would do")
     array = np.asarray(value, np.float32 if "float" in kind else np.int64)
     return StoredTensor(array.shape, array.dtype.name, lambda: array)
-
-
-def _constant(onnx: Any, path: Path, tensor: Any) -> StoredTensor:
-    """The tensor, whose data were counted before any of them is copied.  Raises ModelError."""
-    where, dtype = f"{path}: constant {tensor.name or 'without a name'}", TYPES.get(tensor.data_type)
-    shape = tuple(tensor.dims)
-    if dtype is None or any(not 0 <= size <= LARGEST for size in shape):
-        raise ModelError(f"{where} has shape {shape}, type number {tensor.data_type}; that cannot be read")
-    needed = prod(shape) * ITEM_BYTES[dtype]
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return StoredTensor(shape, dtype, _external(path, where, tensor, shape, dtype, needed))
-    if tensor.HasField("raw_data"):
-        found, unit = len(tensor.raw_data), "bytes"
-    else:
-        found, needed, unit = _count(tensor, dtype), prod(shape), "numbers"
-    if found != needed:
-        raise ModelError(f"{where}: shape {shape} of {dtype} takes {needed:,} {unit}, it has {found:,}")
-    return StoredTensor(shape, dtype, partial(_array, onnx, tensor))
-
-
-def _count(tensor: Any, dtype: str) -> int:
-    fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
-    return len(getattr(tensor, fields.get(dtype, "int32_data")))
-
-
-def _array(onnx: Any, tensor: Any) -> Array:
-    found = onnx.numpy_helper.to_array(tensor)
-    return found.astype(np.float32) if found.dtype.name == BFLOAT16 else found
-
-
-def _external(path: Path, where: str, tensor: Any, shape: Shape, dtype: str, needed: int) -> partial[Array]:
-    """What reads data from a file beside the model's.  Raises ModelError for a file that is elsewhere or too short."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    folder = path.parent.resolve()
-    try:
-        file = (folder / location).resolve()
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
-        is_inside = bool(location) and not os.path.isabs(location) and file.is_relative_to(folder)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{where}: its data cannot be found at {location[:80]!r}: {error}") from error
-    if not is_inside:
-        raise ModelError(
-            f"{where}: its data are said to be in {location[:80]!r}, outside of the model's folder: refused"
-        )
-    if not file.is_file():
-        raise ModelError(f"{where}: its data are said to be in {location[:80]!r}, which is no file")
-    size = file.stat().st_size
-    if length != needed or offset < 0 or offset + length > size:
-        raise ModelError(
-            f"{where}: shape {shape} of {dtype} takes {needed:,} bytes, it is said to have {length:,} at {offset:,} of "
-            f"the {size:,} bytes of {location[:80]!r}"
-        )
-    return partial(_read_external, file, offset, length, shape, dtype)
-
-
-def _read_external(file: Path, offset: int, length: int, shape: Shape, dtype: str) -> Array:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        return from_bytes(stream.read(length), dtype).reshape(shape)

@@ -1,23 +1,19 @@
-"""onnx_operators: what each operator becomes; those with a window are in onnx_windows."""
+"""onnx_operators: what each operator becomes; more are in onnx_windows and onnx_shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 import numpy as np
 
 from vdnn.exchange.onnx_building import Building, Operator, transformed, vector
-from vdnn.exchange.onnx_constants import FOLDED, folded
 from vdnn.exchange.onnx_file import OnnxNode
+from vdnn.exchange.onnx_shapes import SHAPES
 from vdnn.exchange.onnx_windows import WINDOWS
 from vdnn.layers import (
     Add,
     BatchNorm2d,
-    Concat,
     Dropout,
-    Flatten,
-    GlobalAvgPool2d,
     LeakyReLU,
     Linear,
     LocalResponseNorm,
@@ -25,9 +21,8 @@ from vdnn.layers import (
     ReLU6,
     Sigmoid,
     Tanh,
-    Upsample,
 )
-from vdnn.layers.base import Layer, Shape
+from vdnn.layers.base import Layer
 
 
 def _plain(kind: type[Layer]) -> Operator:
@@ -70,7 +65,7 @@ def _gemm(building: Building, node: OnnxNode) -> None:
         if given is None:
             building.fail(node, f"its input 3 ({node.input(2)[:60]!r}) is no constant; a bias in the file is needed")
         weights["b"] = vector(building, node, given, shape[0], beta)
-    building.put(node, building.add(Linear(shape[0], "b" in weights), node, x, **weights))
+    building.put(node, building.add(Linear(shape[0], "b" in weights), node, x, weights=weights))
 
 
 def _matmul(building: Building, node: OnnxNode) -> None:
@@ -79,7 +74,7 @@ def _matmul(building: Building, node: OnnxNode) -> None:
     later = building.biases.get(node.outputs[0])
     if later is not None:
         weights["b"] = vector(building, node, later, b.shape[1])
-    building.put(node, building.add(Linear(b.shape[1], "b" in weights), node, x, **weights))
+    building.put(node, building.add(Linear(b.shape[1], "b" in weights), node, x, weights=weights))
 
 
 def _batch_norm(building: Building, node: OnnxNode) -> None:
@@ -90,7 +85,7 @@ def _batch_norm(building: Building, node: OnnxNode) -> None:
     layer = BatchNorm2d(float(get("epsilon", 1e-5)), round(min(max(momentum, 0.0), 1.0), 7))
     names = ("w", "b", "mean", "variance")
     weights = {name: building.stored(node, i, 1) for i, name in enumerate(names, start=1)}
-    building.put(node, building.add(layer, node, building.x(node), **weights))
+    building.put(node, building.add(layer, node, building.x(node), weights=weights))
 
 
 def _lrn(building: Building, node: OnnxNode) -> None:
@@ -125,92 +120,6 @@ def _add(building: Building, node: OnnxNode) -> None:
         building.put(node, building.add(Add(), node, *inputs))
 
 
-def _concat(building: Building, node: OnnxNode) -> None:
-    if all(name in building.constants for name in node.inputs):
-        _fold(building, node)
-        return
-    inputs = [building.x(node, i) for i in range(len(node.inputs))]
-    dimensions = len(inputs[0].shape)
-    axis = node.attributes.get("axis", 1)
-    if axis not in (1, 1 - dimensions):
-        building.fail(node, f"axis={axis}; channels, axis 1, are supported")
-    building.put(node, building.add(Concat(), node, *inputs) if len(inputs) > 1 else inputs[0])
-
-
-def _flatten(building: Building, node: OnnxNode) -> None:
-    x, axis = building.x(node), node.attributes.get("axis", 1)
-    if axis not in (1, 1 - len(x.shape)):
-        building.fail(node, f"axis={axis}; all but the samples, axis 1, is supported")
-    building.put(node, building.add(Flatten(), node, x))
-
-
-def _reshape(building: Building, node: OnnxNode) -> None:
-    """Flatten, or nothing at all."""
-    x, given = building.x(node), building.small(node, 1)
-    target = tuple(given.tolist()) if given is not None else tuple(node.attributes.get("shape", ()))
-    keeps = not node.attributes.get("allowzero", 0)
-    sizes = [x.shape[i] if n == 0 and keeps and i < len(x.shape) else n for i, n in enumerate(target)]
-    if sizes.count(-1) == 1 and (rest := -prod(sizes)) and prod(x.shape) % rest == 0:
-        sizes[sizes.index(-1)] = prod(x.shape) // rest
-    if tuple(sizes) == x.shape:
-        building.put(node, x)
-    elif tuple(sizes) == (x.shape[0], prod(x.shape[1:])):
-        building.put(node, building.add(Flatten(), node, x))
-    else:
-        building.fail(node, f"from {x.shape} to {target}; one row for each sample is supported")
-
-
-def _fold(building: Building, node: OnnxNode) -> None:
-    """Arithmetic on shapes."""
-    arrays = [building.small(node, i) for i, name in enumerate(node.inputs) if name]
-    try:
-        building.put_constant(node, folded(node, [array for array in arrays if array is not None]))
-    except (ValueError, LookupError, TypeError) as error:
-        building.fail(node, f"on constants: {error}")
-
-
-def _shape(building: Building, node: OnnxNode) -> None:
-    if "start" in node.attributes or "end" in node.attributes:
-        shape = building.x(node).shape[node.attributes.get("start", 0) : node.attributes.get("end")]
-    else:
-        shape = building.x(node).shape
-    building.put_constant(node, np.array(shape, np.int64))
-
-
-def _or_fold(operator: Operator) -> Operator:
-    """Arithmetic on shapes where the input is a constant, else the operator."""
-
-    def either(building: Building, node: OnnxNode) -> None:
-        (_fold if node.input(0) in building.constants else operator)(building, node)
-
-    return either
-
-
-def _cast(building: Building, node: OnnxNode) -> None:
-    if node.attributes.get("to") not in (1, 10, 11, 16):
-        building.fail(node, f"to type number {node.attributes.get('to')}; a floating-point one is supported")
-    building.put(node, building.x(node))
-
-
-def _squeezed(building: Building, node: OnnxNode) -> None:
-    """(N, C, 1, 1) to (N, C)."""
-    x, given = building.x(node), building.small(node, 1)
-    axes = tuple(given.tolist()) if given is not None else tuple(node.attributes.get("axes", (2, 3)))
-    if sorted(axis % max(len(x.shape), 1) for axis in axes) != [2, 3] or x.shape[2:] != (1, 1):
-        building.fail(node, f"axes {axes} of {x.shape}; rows and columns of (N, C, 1, 1) are supported")
-    building.put(node, building.add(Flatten(), node, x))
-
-
-def _mean(building: Building, node: OnnxNode) -> None:
-    """The mean over rows and columns."""
-    x, given = building.x(node), building.small(node, 1)
-    axes = tuple(given.tolist()) if given is not None else tuple(node.attributes.get("axes", ()))
-    if len(x.shape) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
-        building.fail(node, f"over axes {axes} of {x.shape}; rows and columns of (N, C, H, W) are supported")
-    y = building.add(GlobalAvgPool2d(), node, x)
-    building.put(node, y if node.attributes.get("keepdims", 1) else building.add(Flatten(), node, y, part="_flatten"))
-
-
 def _softmax(building: Building, node: OnnxNode) -> None:
     x = building.x(node)
     axis = node.attributes.get("axis", 1 if building.graph.opset < 13 else -1)
@@ -220,87 +129,23 @@ def _softmax(building: Building, node: OnnxNode) -> None:
     building.put(node, x)
 
 
-def _resize(building: Building, node: OnnxNode) -> None:
-    x = building.x(node)
-    if len(x.shape) != 4:
-        building.fail(node, f"its input has shape {x.shape}; (N, C, H, W) would fit")
-    factors, mode = _factors(building, node, x.shape), node.attributes.get("mode", "nearest")
-    corners = node.attributes.get("coordinate_transformation_mode", "half_pixel")
-    if node.operator == "Upsample" or building.graph.opset < 11:  # before there was a choice
-        corners = "asymmetric"
-    kept = {"antialias": 0, "exclude_outside": 0, "keep_aspect_ratio_policy": "stretch"}
-    changed = [name for name, value in kept.items() if node.attributes.get(name, value) != value]
-    if mode == "nearest" and not changed:
-        rounding = node.attributes.get("nearest_mode", "floor" if building.graph.opset < 11 else "round_prefer_floor")
-        if all(_repeats(factor, corners, rounding) for factor in factors):
-            building.put(node, building.add(Upsample(factors, "nearest"), node, x))
-            return
-        mode = f"nearest with {rounding}"
-    if mode == "linear" and not changed and corners in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        layer = Upsample(factors, "bilinear", align_corners=corners == "align_corners")
-        building.put(node, building.add(layer, node, x))
-        return
-    building.fail(
-        node,
-        f"mode {mode}, {corners}{', ' + ', '.join(changed) if changed else ''}; supported are nearest where it repeats "
-        "every element, and linear with half_pixel or align_corners",
-    )
-
-
-def _factors(building: Building, node: OnnxNode, x: Shape) -> tuple[int, int]:
-    """By how much rows and columns grow, whole numbers."""
-    old = node.operator == "Upsample" or building.graph.opset < 11
-    given, sizes = building.small(node, 1 if old else 2), None if old else building.small(node, 3)
-    scales = given.tolist() if given is not None and given.size else list(node.attributes.get("scales", ()))
-    if sizes is not None:
-        scales = [size / n for size, n in zip(sizes.tolist(), x, strict=False)]
-    if len(scales) != 4 or tuple(scales[:2]) != (1, 1) or any(s < 1 or s != int(s) for s in scales[2:]):
-        building.fail(node, f"scales {scales}; (1, 1, r, s) of whole numbers would fit")
-    return int(scales[2]), int(scales[3])
-
-
-def _repeats(factor: int, corners: str, rounding: str) -> bool:
-    """Whether each element is just repeated so many times: looked at on four of them, as the pattern repeats."""
-    y = np.arange(4 * factor)
-    places = {"asymmetric": y / factor, "half_pixel": (y + 0.5) / factor - 0.5}
-    x = places.get(corners.removeprefix("pytorch_"))
-    if x is None:
-        return False
-    rounded = {
-        "floor": np.floor(x),
-        "ceil": np.ceil(x),
-        "round_prefer_floor": np.ceil(x - 0.5),
-        "round_prefer_ceil": np.floor(x + 0.5),
-    }
-    return rounding in rounded and np.array_equal(np.clip(rounded[rounding], 0, 3), y // factor)
-
-
 OPERATORS: Mapping[str, Operator] = {
     **WINDOWS,
-    **dict.fromkeys(FOLDED, _fold),
+    **SHAPES,
     "Add": _add,
     "BatchNormalization": _batch_norm,
-    "Cast": _or_fold(_cast),
     "Clip": _clip,
-    "Concat": _concat,
     "Constant": _identity,  # read with the file
     "Dropout": _dropout,
-    "Flatten": _flatten,
     "Gemm": _gemm,
     "Identity": _identity,
     "LRN": _lrn,
     "LeakyRelu": _leaky,
     "LogSoftmax": _softmax,
     "MatMul": _matmul,
-    "ReduceMean": _mean,
     "Relu": _plain(ReLU),
-    "Reshape": _reshape,
-    "Resize": _resize,
-    "Shape": _shape,
     "Sigmoid": _plain(Sigmoid),
     "Softmax": _softmax,
-    "Squeeze": _or_fold(_squeezed),
     "Sum": _add,
     "Tanh": _plain(Tanh),
-    "Upsample": _resize,
 }

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdnn.exchange.onnx_building import Building, Operators, vector
-from vdnn.exchange.onnx_file import LARGEST, OnnxNode
+from vdnn.exchange.onnx_file import OnnxNode
+from vdnn.exchange.onnx_tensors import LARGEST
 from vdnn.exchange.stored import StoredTensor
 from vdnn.layers import AvgPool2d, ConstantPad2d, Conv2d, ConvTranspose2d, GlobalAvgPool2d, Layer, MaxPool2d
 from vdnn.layers.base import Shape
@@ -77,12 +78,12 @@ def _padded(building: Building, node: OnnxNode, x: Tensor, geometry: Geometry, v
 
 def _conv(building: Building, node: OnnxNode) -> None:
     x, w = building.x(node), building.stored(node, 1, 4)
-    geometry = _geometry(building, node, x.shape, w.shape[2:])
+    geometry = _geometry(building, node, x.shape, (w.shape[2], w.shape[3]))
     if not geometry.is_even:
         x, geometry = _padded(building, node, x, geometry, 0.0)
     weights = {"w": w} | _bias(building, node, w.shape[0])
     arguments = (geometry.stride, geometry.begin, geometry.dilation, node.attributes.get("group", 1), "b" in weights)
-    building.put(node, building.add(Conv2d(w.shape[0], geometry.kernel, *arguments), node, x, **weights))
+    building.put(node, building.add(Conv2d(w.shape[0], geometry.kernel, *arguments), node, x, weights=weights))
 
 
 def _bias(building: Building, node: OnnxNode, count: int) -> dict[str, StoredTensor]:
@@ -96,7 +97,7 @@ def _conv_transpose(building: Building, node: OnnxNode) -> None:
     x, w = building.x(node), building.stored(node, 1, 4)
     if "output_shape" in node.attributes or node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID", ""):
         building.fail(node, "output_shape and auto_pad are not supported; pads and output_padding are")
-    geometry = _geometry(building, node, x.shape, w.shape[2:])
+    geometry = _geometry(building, node, x.shape, (w.shape[2], w.shape[3]))
     extra = _pair(building, node, "output_padding", (0, 0), 0)
     # less padding at the end is more output there
     beyond = [extra[i] + geometry.begin[i] - geometry.end[i] for i in (0, 1)]
@@ -110,7 +111,7 @@ def _conv_transpose(building: Building, node: OnnxNode) -> None:
     count = w.shape[1] * groups
     weights = {"w": w} | _bias(building, node, count)
     arguments = (geometry.stride, geometry.begin, (beyond[0], beyond[1]), groups, "b" in weights, geometry.dilation)
-    building.put(node, building.add(ConvTranspose2d(count, geometry.kernel, *arguments), node, x, **weights))
+    building.put(node, building.add(ConvTranspose2d(count, geometry.kernel, *arguments), node, x, weights=weights))
 
 
 def _max_pool(building: Building, node: OnnxNode) -> None:
@@ -155,9 +156,8 @@ def _pooled(building: Building, node: OnnxNode, x: Tensor, geometry: Geometry, v
     if geometry.is_even:
         return x, geometry
     if node.attributes.get("ceil_mode", 0):
-        building.fail(
-            node, f"pads {geometry.begin} before and {geometry.end} after differ; with ceil_mode they may not"
-        )
+        begin, end = geometry.begin, geometry.end
+        building.fail(node, f"pads {begin} before and {end} after: with ceil_mode they may not differ")
     return _padded(building, node, x, geometry, value)
 
 

@@ -12,8 +12,8 @@ from vdnn.layers.base import Array, Shape
 BFLOAT16 = "bfloat16"  # which NumPy does not have: the upper half of a float32
 FLOATS = ("float32", "float64", "float16", BFLOAT16)
 ITEM_BYTES = {
-    **{name: np.dtype(name).itemsize for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8")},
-    **{"uint8": 1, "bool": 1, BFLOAT16: 2},
+    name: 2 if name == BFLOAT16 else np.dtype(name).itemsize
+    for name in (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 }
 
 
@@ -36,5 +36,5 @@ def from_bytes(data: bytes, dtype: str, order: str = "<") -> Array:
     if dtype == BFLOAT16:
         halves = np.frombuffer(data, f"{order}u2")
         return (halves.astype(np.uint32) << 16).view(np.float32)
-    found = np.frombuffer(data, np.dtype(dtype).newbyteorder(order))
+    found = np.frombuffer(data, np.dtype(dtype).newbyteorder("<" if order == "<" else ">"))
     return found.astype(dtype, copy=False)

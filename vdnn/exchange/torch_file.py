@@ -53,9 +53,8 @@ class _Archive:
         members = file.infolist()
         self.members = {member.filename: member for member in members}
         self.prefix = self._prefix()
-        packed = [
-            m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size
-        ]
+        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+        packed += [m.filename for m in members if m.file_size != m.compress_size]
         if packed:
             raise ModelError(f"{path}: member {packed[0]!r:.80} is packed, which torch.save never does")
         size, whole = sum(m.file_size for m in members), path.stat().st_size

@@ -17,8 +17,16 @@ from vdnn.exchange.torch_file import ZIP, opened_torch, refuse_other_formats
 from vdnn.layers.base import Array
 
 TYPES = {  # safetensors' names of the types that are read
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": BFLOAT16, "I64": "int64", "I32": "int32"},
-    **{"I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": BFLOAT16,
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 
 
@@ -65,7 +73,7 @@ def _opened_safetensors(path: Path) -> Iterator[Mapping[str, StoredTensor]]:
 
 def _bfloat16(path: Path, name: str) -> Array:
     """That tensor as float32.  The library has no NumPy type for it, but gives all tensors as bytes."""
-    found = dict(safetensors.deserialize(path.read_bytes()))[name]
+    found = dict(safetensors.deserialize(path.read_bytes()))[name]  # type: ignore[no-untyped-call]
     return from_bytes(found["data"], BFLOAT16).reshape(found["shape"])
 
 

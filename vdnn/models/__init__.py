@@ -99,9 +99,8 @@ def get(name: str, batch: int = 32, *, rules: str = "ours", **options: Any) -> N
     if make is None:
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(
-            f"no network is named {name!r}{hint}; there are {', '.join(NAMES)}, module:function or FILE.onnx"
-        )
+        there = ", ".join(NAMES)
+        raise ValueError(f"no network is named {name!r}{hint}; there are {there}, module:function and FILE.onnx")
     if rules == "paper":
         options = {**PAPER_OPTIONS.get(name, {}), **options}
     net = make(batch=batch, **options)
