@@ -87,7 +87,7 @@ def load_weights(
         report = matched.report
         if strict and not report.is_complete:
             raise ModelError(_refusal(trainer.net, given, matched, "strict=False loads those that suit: "))
-        if not report.loaded:
+        if not report.loaded and not report.is_complete:
             raise ModelError(_refusal(trainer.net, given, matched, "nothing suits: "))
         wanted = _wanted(trainer.net)
         arrays = {name: _read(key, given[key], wanted[name], where) for name, key in matched.keys.items()}

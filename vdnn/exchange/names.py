@@ -49,7 +49,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
         r"inception_v4",
         # the last three blocks have no rows of layers in their branches 1 and 2, but layers branch1_0, branch1_1a, ...
         _substituted(
-            UNIT, (r"^features_(\d+)_", r"features.\1."), (r"^(features\.(?!19|20|21).*branch\d|.*branch3)_", r"\1.")
+            UNIT, (r"^features_(\d+)[_.]", r"features.\1."), (r"^(features\.(?!19|20|21).*branch\d|.*branch3)_", r"\1.")
         ),
     ),
 )

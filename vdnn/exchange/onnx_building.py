@@ -15,7 +15,7 @@ import numpy as np
 from vdnn.exchange.errors import ModelError, ModelShapeError
 from vdnn.exchange.onnx_file import OnnxGraph, OnnxNode
 from vdnn.exchange.stored import StoredTensor
-from vdnn.layers.base import Array, Layer, LayerError, Shape, ShapeError
+from vdnn.layers.base import Array, Layer, Shape
 from vdnn.network import Network, Tensor
 
 LARGEST = 2**40  # elements of a map, 4 TiB: no machine has it, and later arithmetic is spared it
@@ -101,14 +101,11 @@ class Building:
     def add(self, layer: Layer, node: OnnxNode, *inputs: Tensor, weights: Weights = NONE, part: str = "") -> Tensor:
         """Put a layer under the node's name, with its weights by the layer's names of them; returns its output.
 
-        part   after the node's name, for a layer that is not all of it.  Raises ModelError.
+        part   after the node's name, for a layer that is not all of it
+
+        Raises ModelError, LayerError, ShapeError.
         """
-        try:
-            y = self.net.add(layer, *inputs, name=self.free_name(node.name + part))
-        except ShapeError as error:
-            raise ModelShapeError(self.message(node, error)) from error
-        except LayerError as error:
-            self.fail(node, error)
+        y = self.net.add(layer, *inputs, name=self.free_name(node.name + part))
         if prod(y.shape) > LARGEST:
             self.fail(node, f"its output {y.shape} is larger than {LARGEST:,} elements")
         made = self.net.nodes[-1]

@@ -75,6 +75,7 @@ def read_graph(path: str | os.PathLike[str], supported: Collection[str]) -> Onnx
     model = _parsed(onnx, file)
     opset = _opset(file, model)
     graph = model.graph
+    _refuse_other_text(file, graph)
     given = {tensor.name: constant(onnx, file, tensor) for tensor in graph.initializer}
     nodes = [_node(onnx, file, node, i) for i, node in enumerate(graph.node)]
     _refuse_operators(file, graph.node, nodes, supported)
@@ -102,6 +103,16 @@ def _parsed(onnx: Any, path: Path) -> Any:
     if not model.graph.node:
         raise ModelError(f"{path} ({path.stat().st_size:,} bytes) is truncated or no ONNX file: it has no operators")
     return model
+
+
+def _refuse_other_text(path: Path, graph: Any) -> None:
+    """Raise ModelError for names that are no UTF-8, which come as bytes."""
+    names = [value.name for values in (graph.initializer, graph.input, graph.output) for value in values]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ModelError(f"{path} is damaged: the name {wrong!r:.60} is no text")
 
 
 def _opset(path: Path, model: Any) -> int:

@@ -10,13 +10,13 @@ from math import prod
 
 import numpy as np
 
-from vdnn.exchange.errors import ModelError
+from vdnn.exchange.errors import ModelError, ModelShapeError
 from vdnn.exchange.onnx_building import Building
-from vdnn.exchange.onnx_file import OnnxGraph, read_graph
+from vdnn.exchange.onnx_file import OnnxGraph, OnnxNode, read_graph
 from vdnn.exchange.onnx_operators import OPERATORS
 from vdnn.exchange.stored import StoredTensor
 from vdnn.layers import Flatten, MeanSquaredError, SoftmaxCrossEntropy
-from vdnn.layers.base import Array, Shape
+from vdnn.layers.base import Array, Shape, ShapeError
 from vdnn.network import Network
 
 ENDING = ".onnx"
@@ -62,13 +62,25 @@ def _built(path: Path, batch: int, image: tuple[int, int, int] | None) -> tuple[
     graph = read_graph(path, OPERATORS)
     building = Building(graph, _shape(graph, batch, image))
     for node in graph.nodes:
-        OPERATORS[node.operator](building, node)
+        _build(building, node)
     _add_loss(building)
     _note_shared(building)
     try:
         return building, building.net.with_batch(batch)
     except ValueError as error:
         raise ModelError(f"{graph.path}: with a batch of {batch}: {error}") from error
+
+
+def _build(building: Building, node: OnnxNode) -> None:
+    """Put a node into the network.  Raises ModelError, whatever it is that a layer does not take."""
+    try:
+        OPERATORS[node.operator](building, node)
+    except ModelError:
+        raise
+    except ShapeError as error:
+        raise ModelShapeError(building.message(node, error)) from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # LayerError is a ValueError
+        building.fail(node, error)
 
 
 def _shape(graph: OnnxGraph, batch: int, image: tuple[int, int, int] | None) -> Shape:

@@ -12,6 +12,8 @@ from vdnn.exchange.onnx_file import OnnxNode
 from vdnn.layers import Concat, Flatten, GlobalAvgPool2d, Upsample
 from vdnn.layers.base import Shape
 
+FACTORS = range(1, 1025)  # by which maps are enlarged
+
 
 def _concat(building: Building, node: OnnxNode) -> None:
     if all(name in building.constants for name in node.inputs):
@@ -133,8 +135,8 @@ def _factors(building: Building, node: OnnxNode, x: Shape) -> tuple[int, int]:
     scales = given.tolist() if given is not None and given.size else list(node.attributes.get("scales", ()))
     if sizes is not None:
         scales = [size / n for size, n in zip(sizes.tolist(), x, strict=False)]
-    if len(scales) != 4 or tuple(scales[:2]) != (1, 1) or any(s < 1 or s != int(s) for s in scales[2:]):
-        building.fail(node, f"scales {scales}; (1, 1, r, s) of whole numbers would fit")
+    if len(scales) != 4 or tuple(scales[:2]) != (1, 1) or any(s not in FACTORS for s in scales[2:]):
+        building.fail(node, f"scales {scales}; (1, 1, r, s) of whole numbers up to {FACTORS[-1]} would fit")
     return int(scales[2]), int(scales[3])
 
 

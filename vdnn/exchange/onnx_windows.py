@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from vdnn.exchange.onnx_building import Building, Operators, vector
 from vdnn.exchange.onnx_file import OnnxNode
 from vdnn.exchange.onnx_tensors import LARGEST
 from vdnn.exchange.stored import StoredTensor
-from vdnn.layers import AvgPool2d, ConstantPad2d, Conv2d, ConvTranspose2d, GlobalAvgPool2d, Layer, MaxPool2d
+from vdnn.layers import AvgPool2d, ConstantPad2d, Conv2d, ConvTranspose2d, GlobalAvgPool2d, MaxPool2d
 from vdnn.layers.base import Shape
 from vdnn.network import Tensor
 
@@ -122,7 +121,7 @@ def _max_pool(building: Building, node: OnnxNode) -> None:
     x, geometry = _pooled(building, node, x, geometry, float("-inf"))
     ceil_mode = bool(node.attributes.get("ceil_mode", 0))
     layer = (geometry.kernel, geometry.stride, geometry.begin, geometry.dilation, ceil_mode)
-    building.put(node, _add_pool(building, node, MaxPool2d, layer, x))
+    building.put(node, building.add(MaxPool2d(*layer), node, x))
 
 
 def _average_pool(building: Building, node: OnnxNode) -> None:
@@ -140,15 +139,7 @@ def _average_pool(building: Building, node: OnnxNode) -> None:
         x, geometry = _pooled(building, node, x, geometry, 0.0)
     ceil_mode = bool(node.attributes.get("ceil_mode", 0))
     layer = (geometry.kernel, geometry.stride, geometry.begin, ceil_mode, counted)
-    building.put(node, _add_pool(building, node, AvgPool2d, layer, x))
-
-
-def _add_pool(building: Building, node: OnnxNode, kind: type[Layer], arguments: tuple[Any, ...], x: Tensor) -> Tensor:
-    try:
-        layer = kind(*arguments)
-    except ValueError as error:
-        building.fail(node, error)
-    return building.add(layer, node, x)
+    building.put(node, building.add(AvgPool2d(*layer), node, x))
 
 
 def _pooled(building: Building, node: OnnxNode, x: Tensor, geometry: Geometry, value: float) -> tuple[Tensor, Geometry]:
@@ -167,7 +158,7 @@ def _global_average(building: Building, node: OnnxNode) -> None:
 
 def _global_max(building: Building, node: OnnxNode) -> None:
     x = building.x(node)
-    building.put(node, _add_pool(building, node, MaxPool2d, (x.shape[2:],), x))
+    building.put(node, building.add(MaxPool2d(x.shape[2:]), node, x))
 
 
 def _pad(building: Building, node: OnnxNode) -> None:
