@@ -126,7 +126,7 @@ def test_the_payloads_are_real(tmp_path):
 
 def test_a_call_of_something_that_was_made_is_refused(tmp_path):
     data = TWO + tensor(storage("0", "float32", 6), (2, 3), (3, 1)) + b")R."
-    assert "a call of View" in refusal(write(tmp_path / "a.pth", data, {"0": ARRAY.tobytes()}))
+    assert "a call of a View" in refusal(write(tmp_path / "a.pth", data, {"0": ARRAY.tobytes()}))
 
 
 def test_a_reference_to_anything_but_a_storage_is_refused(tmp_path):
@@ -159,6 +159,48 @@ def test_a_storage_that_says_more_than_it_has_is_refused(tmp_path):
     assert "the storage of w has 24 bytes, not 4,398,046,511,104" in refusal(
         write(tmp_path / "a.pth", data, {"0": ARRAY.tobytes()})
     )
+
+
+def test_a_storage_that_is_said_to_have_two_sizes_is_refused(tmp_path):
+    """Read once by its key, it would be taken for what it is not by the second tensor."""
+    first, second = storage("0", "float32", 6), storage("0", "float32", 2**20)
+    views = {"a": tensor(first, (2, 3), (3, 1)), "b": tensor(second, (4,), (1,), 2**19)}
+    message = refusal(write(tmp_path / "a.pth", TWO + mapping(views) + b".", {"0": ARRAY.tobytes()}))
+    assert "the storage of b has 24 bytes, not 4,194,304" in message
+
+
+def test_a_storage_that_is_said_to_be_of_two_types_is_refused(tmp_path):
+    views = {
+        "a": tensor(storage("0", "float32", 6), (2, 3), (3, 1)),
+        "b": tensor(storage("0", "float64", 6), (6,), (1,)),
+    }
+    message = refusal(write(tmp_path / "a.pth", TWO + mapping(views) + b".", {"0": ARRAY.tobytes()}))
+    assert "the storage of b has 24 bytes, not 48" in message
+
+
+LAUGHS = b"N\x85q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LAUGHS + b"Q.",
+        named("collections", "OrderedDict") + b"(" + LAUGHS + b"tR.",
+        named("collections", "OrderedDict") + b"(](" + b"(" + LAUGHS + b"NtetR.",
+        b"}" + LAUGHS + b"Ns.",
+        LAUGHS + b")R.",
+        text("os") + LAUGHS + b"\x93.",
+    ],
+    ids=["a reference", "a dict", "its key", "a key", "a call", "a name"],
+)
+def test_values_that_hold_each_other_a_billion_times_are_refused_at_once(data):
+    with pytest.raises(ModelError, match="it is damaged or no state dict's"):
+        read_pickle(b"\x80\x04" + data, "it")
+
+
+def test_a_tensor_of_thousands_of_dimensions_is_refused(tmp_path):
+    data = TWO + mapping({"w": tensor(storage("0", "float32", 6), (1,) * 5000, (1,) * 5000)}) + b"."
+    assert "5000 sizes" in refusal(write(tmp_path / "a.pth", data, {"0": ARRAY.tobytes()}))
 
 
 def test_a_member_that_is_not_there_is_named(tmp_path):

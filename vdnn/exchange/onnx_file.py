@@ -29,7 +29,7 @@ class OnnxNode:
     attributes: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.operator} {self.name}"
+        return f"{self.operator} {self.name:.100}"
 
     def input(self, i: int) -> str:
         """The name of the i-th input, "" if it is left out."""
@@ -171,7 +171,7 @@ def _needed(nodes: list[OnnxNode], output: str) -> list[OnnxNode]:
     wanted, kept = {output}, []
     for node in reversed(nodes):
         if wanted & set(node.outputs):
-            wanted |= set(node.inputs)
+            wanted |= set(node.inputs) - {""}
             kept.append(node)
     return kept[::-1]
 

@@ -2,102 +2,28 @@
 
 Unpickling runs what the pickle asks for, so nothing is unpickled here.  The opcodes are read one by one with the
 standard library's own parser; those that make containers, numbers and text do so; a global is looked up in a table of
-names and never imported; and the only calls are to the two functions below that stand for PyTorch's.  Whatever else a
-pickle asks for is refused by name.
+names and never imported; and the only calls are to the functions of vdnn.exchange.views that stand for PyTorch's.
+Whatever else a pickle asks for is refused by name.
 """
 
 from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vdnn.exchange.errors import ModelError
-from vdnn.layers.base import Shape
+from vdnn.exchange.views import CALLS, STORAGES, Global, Storage, key_of, shown
 
-STORAGES: Mapping[str, str] = {
-    "torch.FloatStorage": "float32",
-    "torch.DoubleStorage": "float64",
-    "torch.HalfStorage": "float16",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.LongStorage": "int64",
-    "torch.IntStorage": "int32",
-    "torch.ShortStorage": "int16",
-    "torch.CharStorage": "int8",
-    "torch.ByteStorage": "uint8",
-    "torch.BoolStorage": "bool",
-}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
 TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 EMPTY: Mapping[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A row of elements in a member of the archive."""
-
-    key: str
-    dtype: str
-    elements: int
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor: where in a storage its elements are.  offset and strides in elements."""
-
-    storage: Storage
-    offset: int
-    shape: Shape
-    strides: Shape
-
-
-@dataclass(frozen=True)
-class Global:
-    """A name that a pickle refers to; only a name."""
-
-    name: str
-
-
-def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
-    return dict(pairs)
-
-
-def _parameter(data: Any, *_: Any) -> View:
-    if not isinstance(data, View):
-        raise ValueError(f"a parameter of {data!r:.60}, which is no tensor")
-    return data
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> View:
-    """The tensor, whose elements must all be in its storage.  Raises ValueError, with the numbers."""
-    if not isinstance(storage, Storage):
-        raise ValueError(f"a tensor of {storage!r:.60}, which is no storage")
-    for numbers in ((offset,), shape, strides):
-        if not isinstance(numbers, tuple) or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
-            raise ValueError(f"a tensor of offset {offset!r:.40}, shape {shape!r:.60}, strides {strides!r:.60}")
-    if len(shape) != len(strides):
-        raise ValueError(f"a tensor with {len(shape)} sizes and {len(strides)} strides")
-    count = 1
-    for n in shape:
-        count *= n
-    end = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
-    if count > storage.elements or (count and end > storage.elements):
-        raise ValueError(
-            f"a tensor of shape {shape}, strides {strides} at {offset}, which does not lie in its storage of "
-            f"{storage.elements} elements"
-        )
-    return View(storage, offset, shape, strides)
-
-
-CALLS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": tuple,
-}
+ACTS = (  # the other opcodes, each a method of the machine
+    *("MARK", "TUPLE", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "APPEND", "APPENDS", "SETITEM"),
+    *("SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
+)
 
 
 class _Machine:
@@ -119,10 +45,9 @@ class _Machine:
         elif opcode in TUPLES:
             self.stack[-TUPLES[opcode] :] = [tuple(self._top(TUPLES[opcode]))]
         elif opcode not in ("PROTO", "FRAME", "STOP"):
-            act = getattr(self, f"_{opcode.lower()}", None)
-            if act is None:
+            if opcode not in ACTS:
                 raise ValueError(f"opcode {opcode}, which no state dict has")
-            act(argument)
+            getattr(self, f"_{opcode.lower()}")(argument)
 
     def _top(self, count: int) -> list[Any]:
         if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
@@ -182,9 +107,7 @@ class _Machine:
         if len(items) % 2:
             raise ValueError("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int):
-                raise ValueError(f"the key {key!r:.60}, which is neither text nor a number")
-            holder[key] = value
+            holder[key_of(key)] = value
 
     def _holder(self, kind: type) -> Any:
         holder = self._top(1)[0]
@@ -197,12 +120,14 @@ class _Machine:
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a global whose name is no text")
         self.stack.append(_known(f"{module}.{name}"))
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, Global) or function.name not in CALLS or not isinstance(arguments, tuple):
-            raise ValueError(f"a call of {function!r:.60}")
+            raise ValueError(f"a call of {shown(function)}")
         self.stack.append(CALLS[function.name](*arguments))
 
     def _build(self, _: Any) -> None:
@@ -214,7 +139,7 @@ class _Machine:
             case ("storage", Global(name), str(key), str(), int(elements)) if name in STORAGES and elements >= 0:
                 self.stack.append(Storage(key, STORAGES[name], elements))
             case other:
-                raise ValueError(f"a reference to {other!r:.80}, which is no storage")
+                raise ValueError(f"a reference to {shown(other)}, which is no storage")
 
 
 def _known(name: str) -> Global:

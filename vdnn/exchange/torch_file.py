@@ -5,7 +5,9 @@ Members are stored as they are, never packed, so that none can be larger than th
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from vdnn.exchange.errors import ModelError
-from vdnn.exchange.pickled import View, read_pickle
+from vdnn.exchange.pickled import read_pickle
 from vdnn.exchange.stored import ITEM_BYTES, StoredTensor, from_bytes
+from vdnn.exchange.views import Storage, View
 from vdnn.layers.base import Array
 
 HOLDERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")  # of a checkpoint's weights
@@ -29,7 +32,10 @@ CONVERT = (
     "PyTorch 1.6 or newer"
 )
 # What zipfile raises for archives that are damaged, encrypted or of a kind that it does not know
-ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, LookupError)
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, LookupError),
+    *(struct.error, zlib.error),
+)
 
 
 def refuse_other_formats(path: Path, start: bytes) -> None:
@@ -64,7 +70,7 @@ class _Archive:
         if order not in ORDERS:
             raise ModelError(f"{path}: the byte order {order!r:.40} is neither little nor big")
         self.order = ORDERS[order]
-        self._last: tuple[str, Array] | None = None
+        self._last: tuple[Storage, Array] | None = None
 
     def _prefix(self) -> str:
         found = [name.removesuffix("data.pkl") for name in self.members if name.count("/") == 1]
@@ -92,7 +98,7 @@ class _Archive:
     def tensor(self, name: str, view: View) -> Array:
         """The tensor, in its own type.  Raises ModelError if its storage has not the bytes that it should have."""
         storage = view.storage
-        if self._last is None or self._last[0] != storage.key:
+        if self._last is None or self._last[0] != storage:  # not by its key: the same may be said to be of other types
             data = self.read(f"data/{storage.key}")
             needed = storage.elements * ITEM_BYTES[storage.dtype]
             if len(data) != needed:
@@ -100,7 +106,7 @@ class _Archive:
                     f"{self.path}: the storage of {name} has {len(data):,} bytes, not {needed:,}: "
                     f"{storage.elements:,} of {storage.dtype}"
                 )
-            self._last = storage.key, from_bytes(data, storage.dtype, self.order)
+            self._last = storage, from_bytes(data, storage.dtype, self.order)
         row = self._last[1][view.offset :]
         steps = tuple(step * row.itemsize for step in view.strides)
         return np.lib.stride_tricks.as_strided(row, view.shape, steps, writeable=False).copy()
