@@ -3,6 +3,10 @@
 from vdnn import layers, models, schedules
 from vdnn.building import build
 from vdnn.descriptions import CheckpointError
+from vdnn.exchange.errors import ModelError
+from vdnn.exchange.loading import LoadedWeights
+from vdnn.exchange.onnx_model import OnnxModel, from_onnx
+from vdnn.exchange.weights_file import read_weights
 from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
 from vdnn.host_budgets import HostBudgetError
@@ -62,7 +66,10 @@ __all__ = [
     "Largest",
     "Layer",
     "LayerError",
+    "LoadedWeights",
+    "ModelError",
     "Network",
+    "OnnxModel",
     "Op",
     "Optimizer",
     "Plan",
@@ -89,11 +96,13 @@ __all__ = [
     "expected_seconds",
     "explain",
     "fit",
+    "from_onnx",
     "jittered",
     "layers",
     "measured",
     "models",
     "plan",
+    "read_weights",
     "roofline",
     "schedules",
     "searching",

@@ -27,6 +27,7 @@ from vdnn.descriptions import (
     optimizer_of,
     plain,
 )
+from vdnn.layers.base import Array
 from vdnn.memory.decisions import DecisionError
 from vdnn.memory.device import DeviceError
 from vdnn.memory.policy import PolicyError
@@ -48,6 +49,24 @@ def save(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{target} is not written: a step that failed left the weights half updated")
     arrays = {**trainer.weights, **trainer.state, **trainer.statistics}
     metadata = {"vdnn": json.dumps(_describe(trainer), default=plain)}
+    write_whole(target, arrays, metadata)
+
+
+def save_weights(trainer: Trainer, path: str | os.PathLike[str], names: str) -> None:
+    """Write weights and running statistics alone, under those names (vdnn.exchange.names), whole or not at all."""
+    from vdnn.exchange.loading import weights_named
+
+    target = Path(path)
+    if trainer.device.torn:
+        raise CheckpointError(f"{target} is not written: a step that failed left the weights half updated")
+    write_whole(target, weights_named(trainer, names), {"format": "pt"})  # by which others know whose shapes these are
+
+
+def write_whole(target: Path, arrays: dict[str, Array], metadata: dict[str, str]) -> None:
+    """Write a safetensors file to one beside it first, which then takes its name.
+
+    Raises CheckpointError if it cannot be written; the file before it is untouched then.
+    """
     needed = sum(a.nbytes for a in arrays.values())
     part = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
     try:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from vdnn.network import Network
 from vdnn.plans import Plans
 from vdnn.resident import Resident, resident_bytes
 from vdnn.units import parse_bytes
+
+if TYPE_CHECKING:
+    from vdnn.exchange.loading import LoadedWeights, Source
 
 
 class TrainingError(RuntimeError):
@@ -501,6 +504,34 @@ class Trainer:
 
         self.settle()
         save(self, path)
+
+    def load_weights(
+        self, source: Source, *, names: Mapping[str, str] | None = None, strict: bool = True
+    ) -> LoadedWeights:
+        """Replace weights and running statistics by those of `source`; returns what became of every tensor of it.
+
+        source   a .safetensors file, a .pt or .pth file of PyTorch's, of which nothing is run, or {name: array}
+        names    {name in the source: name in `weights` or `statistics`}; None: torchvision's names for the shipped
+                 architectures, PyTorch's for the layers' own (conv1.weight), or vdnn's (conv1.w), whichever most
+                 of the names are
+        strict   refuse a source that has not just what the network has; False: replace what suits
+
+        float16, bfloat16 and float64 are converted.  Only then is anything replaced, and the optimizer's state is left
+        as it is.  Raises ModelError, with names, shapes and what may have been meant.
+        """
+        from vdnn.exchange.loading import load_weights
+
+        self.settle()
+        return load_weights(self, source, names=names, strict=strict)
+
+    def save_weights(self, path: str | os.PathLike[str], names: str = "torchvision") -> None:
+        """Write weights and running statistics as a safetensors file that PyTorch can load: under torchvision's names,
+        or as names="layers" (conv1.weight) or "vdnn" (conv1.w).  Raises ModelError, CheckpointError.
+        """
+        from vdnn.checkpoint import save_weights
+
+        self.settle()
+        save_weights(self, path, names)
 
     @classmethod
     def load(cls, path: str, net: Network | None = None, **options: Any) -> Trainer:

@@ -19,7 +19,7 @@ from both import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdnn.layers import Flatten, Upsample, check_layer
+from vdnn.layers import ConstantPad2d, Flatten, Upsample, check_layer
 
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
 LARGE = [(2, 70, 33, 35), (40, 3, 5, 4), (1, 5, 90, 70)]
@@ -126,6 +126,12 @@ def test_an_infinity_stays_where_it_was():
 @given(st.one_of(images, rows))
 def test_flatten_passes_the_check(shape):
     check_layer(Flatten(), shape, kernels=CUDA)
+
+
+@few
+@given(images, st.tuples(*[st.integers(0, 3)] * 4))
+def test_padding_passes_the_check(shape, padding):
+    check_layer(ConstantPad2d(padding, 0.5), shape, kernels=CUDA)
 
 
 @few

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from vdnn.layers import (
     AvgPool2d,
     BatchNorm2d,
     Concat,
+    ConstantPad2d,
     Conv2d,
     ConvTranspose2d,
     Dropout,
@@ -131,6 +133,22 @@ def test_add_passes_the_check(shape, count):
 
 
 @few
+@given(images, st.tuples(*[st.integers(0, 3)] * 4))
+def test_padding_passes_the_check(shape, padding):
+    check_layer(ConstantPad2d(padding, 0.5), shape)
+
+
+def test_padding_puts_columns_and_rows_where_pytorch_does():
+    """(left, right, top, bottom), around a single 7."""
+    x, y = np.full((1, 1, 1, 1), 7.0), np.zeros((1, 1, 2, 4))
+    layer = ConstantPad2d((1, 2, 0, 1), float("-inf"))
+    assert layer.shapes(x.shape).y == y.shape
+    layer.forward(x, y)
+    rest = float("-inf")
+    np.testing.assert_array_equal(y[0, 0], [[rest, 7, rest, rest], [rest] * 4])
+
+
+@few
 @given(images, pairs, st.sampled_from([("nearest", False), ("bilinear", False), ("bilinear", True)]))
 def test_upsampling_passes_the_check(shape, scale, mode):
     check_layer(Upsample(scale, *mode), shape)
@@ -222,6 +240,8 @@ def test_name_is_the_last_argument_and_empty(kind):
         (lambda: LocalResponseNorm(0), "size=0"),
         (lambda: LocalResponseNorm(3, k=0), "k > 0"),
         (lambda: Upsample(mode="cubic"), "neither"),
+        (lambda: ConstantPad2d((1, 2)), "left, right, top, bottom"),
+        (lambda: ConstantPad2d((1, 2, -1, 0)), "at least 0"),
         (lambda: Upsample(align_corners=True), "bilinear"),
         (lambda: Upsample(0), "scale_factor=0"),
     ],

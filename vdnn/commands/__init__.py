@@ -59,6 +59,7 @@ spill_option = click.option(
 def usage_errors() -> Iterator[None]:
     """Turn errors about names, units and files into usage errors, with exit status 2."""
     from vdnn.data.files import DataError
+    from vdnn.exchange.errors import ModelError
     from vdnn.ladder import FitError
     from vdnn.layers.base import LayerError
     from vdnn.memory.cost import CostError
@@ -78,7 +79,7 @@ def usage_errors() -> Iterator[None]:
         raise
     except UnitError as error:
         raise click.UsageError(f"{error}{_elsewhere()}") from error
-    except (*named, DataError, MicroBatchError, OSError, PlotError) as error:
+    except (*named, DataError, MicroBatchError, ModelError, OSError, PlotError) as error:
         raise click.UsageError(str(error).replace("allow_coupled=True", "--allow-coupled")) from error
 
 

@@ -113,7 +113,7 @@ def plan(
 ) -> None:
     """Say what one training step of NETWORK takes: bytes, and simulated seconds.
 
-    NETWORK is a name, such as vgg16, or module:function.
+    NETWORK is a name, such as vgg16, module:function, or an ONNX file: model.onnx.
     """
     from vdnn.memory.simulate import simulate
     from vdnn.plot_front import new_figure

@@ -88,6 +88,9 @@ options = with_options(
     click.option("--augment", is_flag=True, help="Move, cut and mirror the images of a --data with a path at random."),
     click.option("--cache", help="Memory to keep decoded pictures of --data images in: 2GiB.  [default: none]"),
     click.option("--samples", type=click.IntRange(min=1), help="Synthetic images to train on.  [default: 4 batches]"),
+    click.option(
+        "--weights", type=PATH, help="Begin with the weights in this .safetensors file, or .pth of PyTorch's."
+    ),
     click.option("--save", type=PATH, help="Write a checkpoint here after each epoch, and on Ctrl-C."),
     click.option("--resume", type=PATH, help="Go on from this checkpoint, with what it was trained with."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."),
@@ -101,8 +104,9 @@ def train(
 ) -> None:
     """Train NETWORK on this machine, with images that need no download or, by --data, your own.
 
-    NETWORK is a name, such as digits_vgg, or module:function; by name it is made for the data's images and classes.
-    Ctrl-C ends training after the step that runs, and saves it if --save is given.
+    NETWORK is a name, such as digits_vgg, module:function, or an ONNX file, whose weights are what training begins
+    with; by name it is made for the data's images and classes.  Ctrl-C ends training after the step that runs, and
+    saves it if --save is given.
     """
     from vdnn.commands.datasets import make_data, opened
     from vdnn.commands.session import Session, report
@@ -111,13 +115,18 @@ def train(
         raise click.UsageError(f"--save: there is no folder {os.path.dirname(save)!r}")
     with failures(as_json), ExitStack() as stack:
         with usage_errors():
-            resume, augment = given.pop("resume"), given.pop("augment")
+            resume, weights, augment = (given.pop(name) for name in ("resume", "weights", "augment"))
+            if resume and weights:
+                raise click.UsageError(f"--weights {weights}: {resume} has weights; one of the two can be begun with")
             asked = {name: given.pop(name) for name in ("seconds", "robust", "jitter")}
             files = opened(kind, given.pop("cache"))
             net, arguments = _resumed(network, resume, given, files) if resume else _new(network, given, files)
             data = make_data(net, kind, files, samples, arguments.get("seed") or 0, augment, stack)
             made = _trainer(net, resume, arguments, asked)
         with closing(made) as trainer:
+            if not resume:
+                with usage_errors():
+                    _load_weights(trainer, network, weights)
             _check_progress(trainer, data, epochs, resume)
             click.echo(f"{net.name}: {data}", err=True)
             session = Session(trainer, data, epochs, save, say_to_stderr=as_json)
@@ -164,7 +173,8 @@ def failures(as_json: bool) -> Iterator[None]:
 
 def _made_for(network: str, batch: int, files: Files | None) -> Network:
     """The network; one of vdnn's own is made for the images and classes of files."""
-    return network_named(network, batch, **(files.network if files is not None and ":" not in network else {}))
+    is_given = ":" in network or network.endswith(".onnx")
+    return network_named(network, batch, **({} if files is None or is_given else files.network))
 
 
 def _new(network: str, given: dict[str, Any], files: Files | None) -> tuple[Network, dict[str, Any]]:
@@ -233,6 +243,20 @@ def _trainer(net: Network, resume: str | None, arguments: dict[str, Any], asked:
     trainer.policy = name or trainer.policy  # by which a checkpoint can be planned again
     trainer.device.timed = True  # the report says how much of the copying was hidden
     return trainer
+
+
+def _load_weights(trainer: Trainer, network: str, path: str | None) -> None:
+    """Begin with the weights in that file; without one, with those of an ONNX network.  Says what was loaded."""
+    from vdnn.exchange.onnx_model import ENDING, from_onnx
+
+    if path is None and network.endswith(ENDING):
+        model = from_onnx(network, trainer.net.batch)
+        for note in model.notes:
+            click.echo(f"{network}: {note}", err=True)
+        report = trainer.load_weights(model.weights)
+        click.echo(f"{network}: begins with its {len(report.loaded)} weights and statistics", err=True)
+    elif path is not None:
+        click.echo(str(trainer.load_weights(path)), err=True)
 
 
 def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | None) -> None:

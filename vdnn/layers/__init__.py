@@ -10,7 +10,7 @@ from vdnn.layers.linear import Linear
 from vdnn.layers.loss import MeanSquaredError, SoftmaxCrossEntropy
 from vdnn.layers.norm import BatchNorm2d, LocalResponseNorm
 from vdnn.layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from vdnn.layers.reshape import Flatten, Upsample
+from vdnn.layers.reshape import ConstantPad2d, Flatten, Upsample
 
 __all__ = [
     "Add",
@@ -19,6 +19,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm2d",
     "Concat",
+    "ConstantPad2d",
     "Conv2d",
     "ConvTranspose2d",
     "Dropout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdnn.layers.base import Algorithm, Array, Layer, LayerError, Shape, ShapeError, Shapes
@@ -38,6 +38,46 @@ class Flatten(Layer):
         """Write dx."""
         # dx = dy in the shape of x
         kernels.flatten_backward(dy, dx)
+
+
+class ConstantPad2d(Layer):
+    """y = x with `value` around it.  padding: (left, right, top, bottom), or one number for all four.
+
+    Convolution and pooling pad both sides alike by themselves; this is for sides that differ.
+    """
+
+    kind = "pad"
+
+    def __init__(self, padding: int | Sequence[int], value: float = 0.0, name: str = "") -> None:
+        sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+        if len(sides) != 4:
+            raise LayerError(f"padding={padding!r} is neither a number nor (left, right, top, bottom)")
+        self.padding = (*pair("padding", sides[:2], 0), *pair("padding", sides[2:], 0))
+        self.value, self.name = float(value), name
+
+    def shapes(self, *x: Shape) -> Shapes:
+        """Shapes of all arrays for the input shape (N, C, H, W)."""
+        N, C, H, W = image(self, x[0])
+        left, right, top, bottom = self.padding
+        return Shapes((N, C, top + H + bottom, left + W + right))
+
+    def flops(self, phase: str, *x: Shape) -> int:
+        """None: it only copies."""
+        return 0
+
+    def forward(self, x: Array, y: Array) -> None:
+        """Write y."""
+        y[...] = self.value
+        self._inner(y)[...] = x
+
+    def backward(self, dy: Array, dx: Array) -> None:
+        """Write dx."""
+        # dx = dy without what is around x
+        dx[...] = self._inner(dy)
+
+    def _inner(self, y: Array) -> Array:
+        left, right, top, bottom = self.padding
+        return y[:, :, top : y.shape[2] - bottom, left : y.shape[3] - right]
 
 
 class Upsample(Layer):

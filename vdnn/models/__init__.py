@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -80,7 +81,8 @@ __all__ = ["BY_NAME", "NAMES", "PAPER_OPTIONS", "get", "paper", "vgg", *NAMES]
 
 
 def get(name: str, batch: int = 32, *, rules: str = "ours", **options: Any) -> Network:
-    """The network of that name, from `NAMES` or as "module:function": a function called with `batch` and `options`.
+    """The network of that name, from `NAMES`, as "module:function": a function called with `batch` and `options`, or
+    that of a file "NAME.onnx" (vdnn.from_onnx), which takes the option `image` alone.
 
     With rules="paper" it is the variant that the paper measures: with `PAPER_OPTIONS`, unless `options` say otherwise,
     and rebuilt by `paper`.
@@ -90,17 +92,30 @@ def get(name: str, batch: int = 32, *, rules: str = "ours", **options: Any) -> N
     """
     if rules not in RULES:
         raise ValueError(f"rules={rules!r} is none of {', '.join(RULES)}")
-    make = imported(name, "a Network", ValueError) if ":" in name else BY_NAME.get(name)
+    if name.endswith(".onnx"):
+        make: Callable[..., Network] | None = partial(_of_file, name)
+    else:
+        make = imported(name, "a Network", ValueError) if ":" in name else BY_NAME.get(name)
     if make is None:
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"no network is named {name!r}{hint}; there are {', '.join(NAMES)}, or module:function")
+        there = ", ".join(NAMES)
+        raise ValueError(f"no network is named {name!r}{hint}; there are {there}, module:function and FILE.onnx")
     if rules == "paper":
         options = {**PAPER_OPTIONS.get(name, {}), **options}
     net = make(batch=batch, **options)
     if not isinstance(net, Network):
         raise TypeError(f"{name} returned {type(net).__name__}, not a vdnn.Network")
     return paper(net) if rules == "paper" else net
+
+
+def _of_file(path: str, *, batch: int, **options: Any) -> Network:
+    from vdnn.exchange.onnx_model import network_of_onnx
+
+    others = sorted(options.keys() - {"image"})
+    if others:
+        raise ValueError(f"{path}: {', '.join(others)}: a network of a file can be had for another image only")
+    return network_of_onnx(path, batch, **options)
 
 
 def paper(network: Network) -> Network:
