@@ -89,3 +89,42 @@ def test_policies_by_name_and_published_ones_are_all_explained():
 
     page = PAGES["explanation/policies.md"]
     assert [name for name in POLICIES if f"`{name}`" not in page] == []
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """{first cell: the others} of every row of a page's tables."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {first: others for first, *others in cells if first.strip("-: ")}
+
+
+def compared(name: str, beginning: str) -> list[tuple[list[str], list[str]]]:
+    """(a row of that page, the README's of the same first cell), from the row that begins so to the last."""
+    page, readme = rows(PAGES[name].partition(beginning)[2]), rows((ROOT / "README.md").read_text(encoding="utf-8"))
+    return [(others, readme[first]) for first, others in page.items() if first in readme]
+
+
+def test_figures_of_policies_are_those_of_the_readme():
+    pairs = compared("explanation/policies.md", "How they compare")
+    assert len(pairs) == 9  # eight policies and the head
+    assert [ours for ours, theirs in pairs[1:] if ours != theirs[: len(ours)]] == []
+
+
+def test_figures_beyond_the_paper_are_those_of_the_readme():
+    pairs = compared("explanation/paper.md", "And by vdnn's own rules")
+    assert len(pairs) == 6
+    assert [ours for ours, theirs in pairs if ours != theirs] == []
+
+
+def test_figures_against_pytorch_are_those_of_the_readme():
+    pairs = compared("explanation/kernels.md", "Against PyTorch")
+    assert len(pairs) == 9
+    assert [ours for ours, theirs in pairs[1:] if ours != [cell.split()[0] for cell in theirs[:2]]] == []
+
+
+def test_how_much_was_recomputed_is_what_the_results_say():
+    summary = (ROOT / "experiments/paper/RESULTS.md").read_text(encoding="utf-8").partition("## Summary")[2]
+    table = rows(PAGES["explanation/paper.md"])
+    for row in ("of 629 numbers", "with a counterpart", "inputs", "with a tolerance", "without a tolerance, near"):
+        first = next(cell for cell in table if cell.startswith(row))
+        figure = table[first][0] or "629"
+        assert re.search(rf"\b{figure}\b", summary.partition("|")[0]), row

@@ -38,6 +38,11 @@ def test_a_list_of_names_becomes_a_definition_list(plain_to_rst):
     ]
 
 
+def test_a_name_that_leaves_room_for_one_blank_is_an_entry_all_the_same(plain_to_rst):
+    assert plain_to_rst(["seed  any", "times number", "for what"])[3:6] == ["``times``", "    number", ""]
+    assert plain_to_rst(["seed  any", "Raise an error."])[3:] == ["Raise an error.", ""]
+
+
 def test_several_names_share_an_entry(plain_to_rst):
     assert plain_to_rst(["dy, d<parameter>   gradients"])[0] == "``dy``, ``d<parameter>``"
 
@@ -130,6 +135,23 @@ def test_an_executed_copy_of_another_text_is_not_shown(notebook):
     page = extension("tutorials").pages(notebook, notebook / "executed")["sums"]
     assert page.cells[-1].source == "print(1 + 1)"
     assert page.cells[-1].outputs == []
+
+
+def test_a_notebook_is_run_and_its_output_shown(notebook, capsys):
+    pytest.importorskip("ipykernel", reason="notebooks are run by Jupyter's kernel: pip install 'vdnn[docs]'")
+    tutorials = extension("tutorials")
+    tutorials.execute(notebook, notebook / "executed")
+    assert tutorials.pages(notebook, notebook / "executed")["sums"].cells[-1].outputs[0].text == "2\n"
+    assert capsys.readouterr().out.startswith("sums: ")
+    tutorials.execute(notebook, notebook / "executed")
+    assert capsys.readouterr().out == ""  # not again
+
+
+def test_a_notebook_that_requires_a_gpu_is_not_run(notebook):
+    header = NOTEBOOK.replace("  kernelspec:", "  requires: gpu\n  kernelspec:")
+    (notebook / "sums.md").write_text(header, encoding="utf-8")
+    extension("tutorials").execute(notebook, notebook / "executed")
+    assert list((notebook / "executed").iterdir()) == []
 
 
 @pytest.mark.parametrize(

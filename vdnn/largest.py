@@ -86,7 +86,7 @@ def fit(
     network    a network, or its name as models.get takes it; depth and resolution need a name
     vary       "batch"; "depth", of the families vgg and resnet; "resolution", in multiples of 32 pixels
     policies   names or functions; all that have a name if there are none
-    algorithms  "performance", "memory" or "mixed", for every value by itself
+    algorithms "performance", "memory" or "mixed", for every value by itself
     batch      where the search begins, or of how many samples all are if something else is varied
     progress   called with a note after each policy
     options    of make_setting: hardware, optimizer, kernels, threads, rules, count, cost

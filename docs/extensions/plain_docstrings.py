@@ -36,6 +36,8 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
     """Runs of lines that belong together: a paragraph, one entry of a list, a bullet, a table, an example."""
     block: list[str] = []
     for line in lines:
+        if block:
+            line = _aligned(line, block[0])
         if block and (not line.strip() or _begins(line, block)):
             yield block
             block = []
@@ -43,6 +45,16 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
             block.append(line)
     if block:
         yield block
+
+
+def _aligned(line: str, first: str) -> str:
+    """`line` with two blanks after its name, if its text stands where that of the list's entry `first` does: a name may
+    be so long that there is room for one.
+    """
+    entry = ENTRY.match(first.lstrip())
+    column = _indent(first) + entry.start("text") if entry else 0
+    is_entry = entry and _indent(line) == _indent(first) and re.fullmatch(r" *[a-z_]\w* ", line[:column])
+    return f"{line[:column]} {line[column:]}" if is_entry else line
 
 
 def _begins(line: str, block: list[str]) -> bool:
@@ -115,7 +127,16 @@ def _words(text: str) -> str:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    prefix = name.rpartition(".")[2] + ": "
+    if what == "module" and lines and lines[0].startswith(prefix):  # the page has a title
+        rest = lines[0].removeprefix(prefix)
+        lines[0] = rest[:1].upper() + rest[1:]
     lines[:] = plain_to_rst(lines)
+
+
+def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out fields of named tuples, of which Python says no more than their numbers."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def _process_signature(
@@ -129,4 +150,5 @@ def setup(app: Any) -> dict[str, Any]:
     """Connect to autodoc."""
     app.connect("autodoc-process-signature", _process_signature)
     app.connect("autodoc-process-docstring", _process)
+    app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True}

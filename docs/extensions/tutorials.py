@@ -63,7 +63,7 @@ def _unrun(notebook: Any) -> Any:
 
 def execute(sources: Path = SOURCES, executed: Path = EXECUTED) -> None:
     """Run every notebook of which there is no executed copy of the same text.  Raises what a cell raises."""
-    from nbclient import NotebookClient
+    from nbclient import NotebookClient  # building needs no kernel
 
     executed.mkdir(parents=True, exist_ok=True)
     for name, notebook in notebooks(sources).items():
