@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search loader rewrites \
-	study test cupy lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict kernels fragmentation pool \
+	study test cupy docs tutorials lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict \
+	kernels fragmentation pool \
 	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
@@ -27,6 +28,13 @@ lint: $(VENV)/dev.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp  ## build the documentation: docs/_build/html/index.html
+	$(BIN)/sphinx-build -b html -d docs/_build/doctrees -W --keep-going -q -j auto docs docs/_build/html
+	@echo "the pages are in docs/_build/html/index.html"
+
+tutorials: $(VENV)/docs.stamp  ## run the notebooks, so that make docs shows what they print and draw
+	$(BIN)/python docs/extensions/tutorials.py
 
 bench: $(VENV)/plot.stamp  ## time planning, and a plan against a bare loop over its kernels
 	$(BIN)/python experiments/bench.py

@@ -106,7 +106,6 @@ class Layer:
     A subclass writes `forward` and either `backward` or the pair `backward_weights`, `backward_data`.  Each method
     receives exactly the arrays that its signature names and writes its results into them; a layer never allocates.
 
-    ====================  ======================================================================================
     `x` or `x0, x1, ...`  inputs                            `y`         output
     parameters, saved     as `shapes` declares them         `labels`    a loss's targets
     `dy`, `dx` (`dx0`..)  gradients; dx is None where nobody wants it   `d<parameter>`  parameter gradients
@@ -116,6 +115,19 @@ class Layer:
     `samples`             how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
     `rectify`             of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
     ====================  ======================================================================================
+=======
+    x, y               input and output; with several inputs x0, x1, ...
+    parameters, saved  under the names that `shapes` gives them
+    labels             a loss's targets
+    dy, dx             gradients of y and x (dx0, dx1, ...); dx is None where nobody wants it
+    d<parameter>       gradients of parameters
+    xp                 numpy or cupy
+    kernels            the kernel set
+    algorithm          name chosen by the plan
+    workspace          its scratch: uint8 array, None if 0 bytes
+    clock              what changes from step to step (see vdnn.clock)
+    samples            how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
+     rectify            of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
 
     On a GPU a step is recorded as a graph and replayed, so that a method may be called once for many steps: what
     changes from step to step is in `clock`.
