@@ -2,6 +2,7 @@
 
 from vdnn import layers, models, schedules
 from vdnn.building import build
+from vdnn.comparing import Comparison, compare
 from vdnn.descriptions import CheckpointError
 from vdnn.explain import Explanation, explain
 from vdnn.fitting import BudgetError
@@ -40,6 +41,7 @@ __all__ = [
     "Algorithm",
     "BudgetError",
     "CheckpointError",
+    "Comparison",
     "Contention",
     "CudaDevice",
     "DecisionError",
@@ -81,6 +83,7 @@ __all__ = [
     "TrainingError",
     "build",
     "check_layer",
+    "compare",
     "execute",
     "expected_seconds",
     "explain",

@@ -12,6 +12,7 @@ import click
 
 from vdnn import __version__
 from vdnn.commands.compare import compare
+from vdnn.commands.explain import explain
 from vdnn.commands.fit import fit
 from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
@@ -27,7 +28,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, fit, train, measure, hardware):
+for command in (plan, explain, compare, fit, train, measure, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -233,6 +233,12 @@ class Network:
             tensors[node.y.name] = y
         return other
 
+    def _repr_html_(self) -> str:
+        """The layers, for notebooks."""
+        from vdnn.summaries import network_html
+
+        return network_html(self)
+
     def __repr__(self) -> str:
         count = sum(int(np.prod(t.shape)) for t, _ in self.parameters.values())
         return f"Network({self.name}, input {list(self.input.shape)}, {len(self.nodes)} layers, {count:,} parameters)"

@@ -15,6 +15,7 @@ from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.memory.trace import Trace
 from vdnn.memory.verify import verify as verify_plan
 from vdnn.network import Network
+from vdnn.notes import is_idle
 from vdnn.setting import AnyPolicy, Choice, choose_algorithms, make_setting, name_algorithms
 from vdnn.tape import Tape
 from vdnn.units import parse_bytes
@@ -155,4 +156,6 @@ def summary(
         "stall_seconds": sum(stall.seconds for stall in trace.stalls),
         "hidden_copy_fraction": trace.hidden_copy_fraction,
         "breakdown": plan.breakdown,
+        "is_idle": is_idle(plan),
+        "notes": list(plan.notes),
     }

@@ -54,7 +54,7 @@ class Setting:
         """The plan under `policy`, whether it fits the budget or not."""
         decided = self.decide(policy, algorithms)
         plan = make_plan(decided.tape, decided.decisions, undo=self.undo, policy=decided.name)
-        return replace(plan, bound_seconds=decided.bound_seconds)
+        return replace(plan, bound_seconds=decided.bound_seconds, cost=self.cost)
 
     @collector_paused()
     def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Decided:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,15 @@ RIGHT = frozenset(
     | {"TFLOPS", "GB/s", "out GB/s", "back GB/s", "memory"}
     | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
     | {"copies", "hidden", "reruns", "saves", "parts"}
+    | {"output bytes", "parameters", "of the step", "busy, simulated", "busy, measured"}
 )
 # Columns that go, in this order, where it is narrow.
 SPARE = (
     *("description", "shape", "returns", "leaves", "disk", "host", "average", "peak", "algorithms", "bound", "moved"),
-    *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
+    *("step/oracle", "median", "fits", "p95", "gap", "used by", "hidden", "reruns", "copies", "saves", "instead"),
+    "stall",
 )
-WRAPPED = {"why": 42}  # columns of prose, and the width from which on other columns matter more
+WRAPPED = {"used by": 30, "instead": 30, "why": 36}  # columns of prose, and from which width others matter more
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
@@ -103,7 +104,7 @@ def plan_table(plan: Plan, trace: Trace | None = None, width: int | None = None)
 
     Leaves and returns are steps of the plan, and with a trace the times at which these start.
     """
-    title = f"{headline(plan)}\n{note(plan, trace)}"
+    title = "\n".join([headline(plan), note(plan, trace), *plan.notes])
     return render(title, _columns(plan, trace), list(_cells(plan, trace)), width)
 
 
@@ -120,16 +121,14 @@ def note(plan: Plan, trace: Trace | None) -> str:
 
 
 def plan_html(plan: Plan, trace: Trace | None = None) -> str:
-    """The table as HTML, for notebooks."""
-    columns = _columns(plan, trace)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    lines = []
-    for cells in _cells(plan, trace):
-        styled = zip(columns, cells, strict=True)
-        data = "".join(f'<td style="text-align:{_side(name)}">{html.escape(cell)}</td>' for name, cell in styled)
-        lines.append(f"<tr>{data}</tr>")
-    caption = f"<caption>{html.escape(headline(plan))}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    """The table as HTML, for notebooks; with a trace, with its times and stalls."""
+    from vdnn.html_tables import html_table
+
+    steps = [] if trace else ["leaves, returns: steps of the plan"]
+    title = "\n".join([headline(plan), note(plan, trace), *steps, *plan.notes])
+    sizes = [row.bytes for row in rows(plan, trace)]
+    cells = list(_cells(plan, trace))
+    return html_table(title, _columns(plan, trace), cells, rows="tensors that backward reads", bar=("bytes", sizes))
 
 
 def headline(plan: Plan) -> str:
@@ -145,10 +144,6 @@ def _columns(plan: Plan, trace: Trace | None) -> tuple[str, ...]:
     tier = ("tier",) if plan.disk_bytes else ()
     columns = ("tensor", "shape", "bytes", "fate", *tier, "leaves", "returns")
     return (*columns, "stall") if trace else columns
-
-
-def _side(column: str) -> str:
-    return "right" if column in RIGHT else "left"
 
 
 def _cells(plan: Plan, trace: Trace | None) -> Iterator[list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,14 +63,6 @@ def searching_as_asked(
         return searching(**options, seed=seed or 0, jitter=allowed, progress=progress)
     except SearchError as error:
         raise click.UsageError(str(error)) from error
-
-
-def certified(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures, with the share by which the step is above its bound; no bound where nothing fits."""
-    bound = summary["bound_seconds"]
-    if not summary["fits"] or not bound or not isfinite(bound):
-        return summary | {"bound_seconds": None, "gap": None}
-    return summary | {"gap": summary["step_seconds"] / bound - 1}
 
 
 def certificate(summary: dict[str, Any]) -> list[str]:

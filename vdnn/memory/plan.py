@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from vdnn.rewrites import title
 from vdnn.tape import GRANULE, Op, Tape, granules
 
 if TYPE_CHECKING:
+    from vdnn.explain import Explanation
+    from vdnn.memory.cost import Cost
     from vdnn.memory.trace import Trace
 
 KINDS = ("compute", "alloc", "free", "offload", "prefetch")
@@ -85,6 +87,7 @@ class Plan:
     host_bytes   size of the host slab: offloaded tensors, inputs, results and the undo area
     disk_bytes   size of the spill file: what of offloaded tensors and the undo area is on disk
     bound_seconds  as a search says: no plan of the step is faster within the budget that this one was found for; else 0
+    cost         the times that it was decided by, if it was made with some; its text and JSON have none
     """
 
     tape: Tape
@@ -95,6 +98,14 @@ class Plan:
     policy: str = ""
     bound_seconds: float = 0.0
     disk_bytes: int = 0
+    cost: Cost | None = None
+
+    def times(self, cost: Cost | None = None) -> Cost:
+        """`cost`, or the times that the plan was decided by.  Raises PlanError if there are neither."""
+        known = self.cost if cost is None else cost
+        if known is None:
+            raise PlanError("the plan was made without times; give some, such as cost=vdnn.roofline('titan-x')")
+        return known
 
     # ---- figures
 
@@ -291,6 +302,19 @@ class Plan:
         return cls(tape, Decisions(**d), steps, policy=header["policy"], **sizes)
 
     # ---- for people
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was asked for and had no effect, a sentence each (vdnn.notes)."""
+        from vdnn.notes import notes_on
+
+        return notes_on(self)
+
+    def explain(self, cost: Cost | None = None, *, replan: int | Iterable[str] | None = None) -> Explanation:
+        """For every tensor its bytes, uses, fate and stall, why, and what else it could cost; see vdnn.explain."""
+        from vdnn.explain import explain
+
+        return explain(self, cost, replan=replan)
 
     def table(self, trace: Trace | None = None) -> str:
         """Tensor by tensor: fate, bytes, when it leaves and returns; with a trace of the plan also times and stalls."""
