@@ -7,11 +7,13 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from math import isfinite
 from typing import Any
 
 from vdnn.budgets import budget_bytes
 from vdnn.fitting import BudgetError
+from vdnn.memory.decisions import Decisions
 from vdnn.memory.jitter import jittered
 from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
@@ -19,6 +21,7 @@ from vdnn.memory.policy import OWN, get, rewrites_of
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Trace
 from vdnn.memory.verify import verify
+from vdnn.naming import check_options
 from vdnn.network import Network
 from vdnn.planning import summary
 from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms, make_setting
@@ -29,6 +32,7 @@ SIMULATED = frozenset(
     {"average_bytes", "step_seconds", "oracle_seconds", "stall_seconds", "bound_seconds", "gap", "hidden_copy_fraction"}
 )
 MEASURED = frozenset({"planning_seconds"})
+OPTIONS = tuple(name for name in signature(make_setting).parameters if name not in ("network", "budget"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,8 +86,8 @@ class Comparison:
 
 def compare(
     network: Network | Tape,
-    policies: Iterable[AnyPolicy] = tuple(OWN),
-    budgets: Iterable[int | str | None] = (None,),
+    policies: AnyPolicy | Iterable[AnyPolicy] = tuple(OWN),
+    budgets: int | str | Iterable[int | str | None] | None = (None,),
     *,
     algorithms: Choice = "performance",
     jitter: float | None = None,
@@ -92,15 +96,17 @@ def compare(
 ) -> Comparison:
     """One step of a network planned under several policies and budgets, side by side, all times simulated.
 
-    policies    names, "module:function", or functions of one's own; by default vdnn's own quick ones
-    budgets     bytes or text; also relative to the step, such as "floor+25%" (vdnn.budgets).  None: all memory
+    policies    one or several: names, "module:function", functions of one's own; by default vdnn's own quick ones
+    budgets     one or several: bytes or text, also relative to the step, "floor+25%" (vdnn.budgets); None: all memory
     algorithms  as `vdnn.plan` takes them
     jitter      share by which durations differ at random in further simulations: 0.1
     progress    called with the policy's name after each plan
     options     of `vdnn.plan`: batch, hardware, cost, optimizer, kernels, rules, count, rewrites, micro_batches, ...
     Raises what the policies raise, and what `vdnn.plan` raises but BudgetError.
     """
-    chosen = list(policies)
+    check_options("compare", options, OPTIONS)
+    chosen = [policies] if isinstance(policies, (str, Mapping, Decisions)) or callable(policies) else list(policies)
+    budgets = [budgets] if isinstance(budgets, (int, str)) or budgets is None else budgets
     if isinstance(network, Network) and options.get("rewrites") is None and options.get("rules", "ours") == "ours":
         wanted = [name for policy in chosen for name in rewrites_of(policy)]
         options = options | {"rewrites": wanted or None}

@@ -20,9 +20,12 @@ from vdnn.memory.policy import POLICIES, get
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import trial
 from vdnn.memory.verify import verify
+from vdnn.naming import check_options
 from vdnn.network import Network
-from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms
+from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms, make_setting
 
+OPTIONS = tuple(name for name in signature(make_setting).parameters if name not in ("network", "batch", "budget"))
+Named = str | Callable[..., Any]  # a policy
 FARTHEST = 8  # times the rung before: memory need not be a line, and far above it tapes of no use are built
 
 
@@ -103,7 +106,7 @@ def fit(
     *,
     budget: int | str | None = None,
     vary: str = "batch",
-    policies: Iterable[AnyPolicy] = (),
+    policies: Named | Iterable[Named] = (),
     algorithms: Choice = "performance",
     batch: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -113,15 +116,18 @@ def fit(
 
     network    a network, or its name as models.get takes it; depth and resolution need a name
     vary       "batch"; "depth", of the families vgg and resnet; "resolution", in multiples of 32 pixels
-    policies   names or functions; all that have a name if there are none
+    policies   one or several names or functions; all that have a name if there are none
     algorithms "performance", "memory" or "mixed", for every value by itself
     batch      where the search begins, or of how many samples all are if something else is varied
     progress   called with a note after each policy
     options    of make_setting: hardware, optimizer, kernels, threads, rules, count, cost
     Raises FitError for what cannot be varied, and what make_setting and the policies raise.
     """
+    check_options("fit", options, OPTIONS)
     ladder = make_ladder(network, vary, batch, budget=budget, **options)
     found = Fitted()
+    if isinstance(policies, str) or callable(policies):
+        policies = [policies]
     for policy in policies or POLICIES:
         found.append(largest(ladder, policy, algorithms))
         if progress:

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+from vdnn.naming import among
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray: layers are written once for both
 Shape = tuple[int, ...]
+INIT_KINDS = ("constant", "uniform", "normal")
 
 
 class LayerError(ValueError):
@@ -30,6 +33,10 @@ class Init:
 
     kind: str = "constant"
     scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in INIT_KINDS:
+            raise ValueError(f"no init is of kind {self.kind!r}{among(self.kind, INIT_KINDS)}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vdnn.layers.base import Algorithm
 from vdnn.memory.decisions import CHOICES, Decisions, Fate
 from vdnn.memory.decisions import PlanError as PlanError
+from vdnn.naming import hint
 from vdnn.network import Role, Tensor
 from vdnn.rewrites import title
 from vdnn.tape import GRANULE, Op, Tape, granules
@@ -176,8 +177,14 @@ class Plan:
     # ---- what names mean
 
     def fate(self, name: str) -> Fate | None:
-        """The fate of a buffer; None for what has none (weights, gradients, workspaces)."""
-        return self.decisions.fates.get(name)
+        """The fate of a buffer, or of a tensor in it; None for what has none (weights, gradients, workspaces).
+
+        Raises KeyError, with near matches, for what is not in the plan.
+        """
+        found = self.decisions.fates.get(name)
+        if found is not None or not name or name in self._scratch:
+            return found
+        return self.decisions.fates.get(self.tape.buffer_of[self.tape.tensor(name).name])
 
     def tier(self, name: str) -> str:
         """Where the copy of a buffer is, host or disk; "" of what is never copied."""
@@ -193,14 +200,20 @@ class Plan:
         return tuple(name for name, tier in self._tiers.items() if tier == DISK)
 
     def size(self, name: str) -> int:
-        """Bytes that a buffer, or an op's workspace, takes in the arena."""
+        """Bytes that a buffer, or an op's workspace, takes in the arena.  Raises KeyError with near matches."""
         buffer = self.tape.buffers.get(name)
-        return buffer.nbytes if buffer else granules(self._scratch[name])
+        return buffer.nbytes if buffer else granules(self._workspace_bytes(name))
 
     def payload(self, name: str) -> int:
         """Bytes that a buffer or workspace really holds, without padding."""
         buffer = self.tape.buffers.get(name)
-        return buffer.payload if buffer else self._scratch[name]
+        return buffer.payload if buffer else self._workspace_bytes(name)
+
+    def _workspace_bytes(self, name: str) -> int:
+        if name not in self._scratch:
+            wrong = f"{name!r} is no buffer and no workspace of {self.tape.network}"
+            raise KeyError(f"{wrong}{hint(name, (*self.tape.buffers, *self._scratch))}")
+        return self._scratch[name]
 
     def role(self, name: str) -> Role:
         """The role of a buffer or workspace."""

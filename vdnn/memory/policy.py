@@ -18,7 +18,6 @@ and returns Decisions, or only {tensor: Fate}; for another tape (tape, Decisions
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from vdnn.memory.searching import Searching, searching
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.memory.variants import Variant
+from vdnn.naming import among
 from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 
@@ -153,9 +153,7 @@ def get(policy: str | Policy) -> tuple[str, Policy]:
     if ":" in policy:
         return policy, imported(policy, "fates", PolicyError)
     if policy not in POLICIES:
-        near = difflib.get_close_matches(policy.lower().replace("-", "_"), POLICIES, n=2, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise PolicyError(f"no policy is named {policy!r}{hint}; there are {', '.join(POLICIES)}, or module:function")
+        raise PolicyError(f"no policy is named {policy!r}{among(policy, POLICIES, 'or module:function')}")
     return policy, POLICIES[policy]
 
 
