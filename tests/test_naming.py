@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import networks
 import pytest
 from click.testing import CliRunner
@@ -102,7 +104,7 @@ def test_the_largest_amount_is_taken():
 
 
 def test_a_weight_that_there_is_not_is_refused_with_near_ones():
-    with vdnn.Trainer(networks.chain()) as trainer, pytest.raises(KeyError, match=r"did you mean conv1\.w"):
+    with closing(vdnn.Trainer(networks.chain())) as trainer, pytest.raises(KeyError, match=r"did you mean conv1\.w"):
         trainer.weights["conv11.w"]
 
 

@@ -51,7 +51,8 @@ def plan(
     policy      a name, "module:function", a function (see vdnn.memory.policy), or {tensor: Fate} or Decisions
     batch       another batch size than the network's
     budget      bytes that the arena may take: a number, "12GiB", "80%" of the hardware's memory, or relative to the
-                step, as "floor+25%" is (vdnn.budgets).  Default: all of that memory; but fates, not given by a policy, are planned as they are
+                step, as "floor+25%" is (vdnn.budgets).  Default: all of that memory; but fates, not given by a policy,
+                are planned as they are
     algorithms  "performance": the fastest of each op; "memory": the one with the least workspace; "mixed": the fastest,
                 or a slower one where vdnn_dyn finds that it must; {op: name}, the rest as fast as possible; or those
                 of another plan
