@@ -17,6 +17,7 @@ from vdnn.commands.fit import fit
 from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
 from vdnn.commands.plan import plan
+from vdnn.commands.policies import policies
 from vdnn.commands.train import train
 
 
@@ -28,7 +29,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, explain, compare, fit, train, measure, hardware):
+for command in (plan, explain, compare, fit, train, measure, hardware, policies):
     main.add_command(command)
 
 if __name__ == "__main__":

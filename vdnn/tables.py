@@ -28,7 +28,8 @@ SPARE = (
     *("step/oracle", "median", "fits", "p95", "gap", "used by", "hidden", "reruns", "copies", "saves", "instead"),
     "stall",
 )
-WRAPPED = {"used by": 30, "instead": 30, "why": 36}  # columns of prose, and from which width others matter more
+# columns of prose, and the width from which on others matter more
+WRAPPED = {"about": 30, "used by": 30, "instead": 30, "why": 36}
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red"}
 
 
