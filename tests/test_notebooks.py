@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from conformance import why_no_gpu
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]_*.py"))
 
 
 def cells(path):
@@ -30,7 +31,8 @@ def test_a_notebook_runs(path, tmp_path):
     if "\n#   requires: gpu\n" in path.read_text(encoding="utf-8") and why_no_gpu():
         pytest.skip(f"no GPU can be used: {why_no_gpu()}")
     command = [sys.executable, "-W", "error", str(ROOT / "notebooks" / "run.py"), str(path)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
