@@ -2,7 +2,8 @@
 
 VDNN_GPU in the environment says what becomes of tests that need a GPU: "" skips them where there is none, "required"
 fails them, "sanitized" is for kernels alone, each array in memory of its own, and "emulated" runs them over test
-doubles, which tests the tests.
+doubles, which tests the tests.  VDNN_DEVICE=module:function adds a device of somebody else's: what the function, called
+with a network, an optimizer and the options of a device, returns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from networks import THREADS, feed
 
 from vdnn import optimizers
 from vdnn.building import build
+from vdnn.importing import imported
 from vdnn.kernels.cuda import CudaKernels
 from vdnn.kernels.cuda.driver import CudaError, CupyDriver, missing
 from vdnn.layers import BatchNorm2d, Conv2d, Flatten, Linear, ReLU, SoftmaxCrossEntropy
@@ -33,11 +35,14 @@ from vdnn.memory.passes import make_plan
 from vdnn.network import Network, Role
 
 GPU = os.environ.get("VDNN_GPU", "")
-KINDS = ["host", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+OWN = os.environ.get("VDNN_DEVICE", "")  # module:function: a device that is not vdnn's own
+OTHERS = ["own"] if OWN else []
+KINDS = ["host", "emulated", *OTHERS, pytest.param("cuda", marks=pytest.mark.gpu)]
 STORAGES = [
     "host",
     "emulated",
     "emulated-nhwc",
+    *OTHERS,
     *(pytest.param(k, marks=pytest.mark.gpu) for k in ("cuda", "cuda-nhwc")),
 ]
 SKEW = 5e-6  # seconds by which the clocks of a GPU's engines may differ
@@ -67,7 +72,7 @@ def require(kind):
             pytest.fail(f"no GPU can be used: {why_no_gpu()}", pytrace=False)
         if why_no_gpu():
             pytest.skip(f"no GPU can be used: {why_no_gpu()}")
-    elif not kind.startswith("host") and emulator.available():
+    elif not kind.startswith(("host", "own")) and emulator.available():
         pytest.skip(emulator.available())
 
 
@@ -76,6 +81,8 @@ def make_device(kind, net, optimizer="momentum", *, seed=0, **options):
     require(kind)
     optimizer = optimizers.get(optimizer)
     name, _, storage = kind.partition("-")
+    if name == "own":
+        return imported(OWN, "a Device", ValueError)(net, optimizer, **options)
     if name == "host":
         return HostDevice(net, optimizer, threads=THREADS, **options)
     options = {"storage": storage or None, **options}

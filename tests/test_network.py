@@ -202,7 +202,7 @@ def test_what_is_missing_is_said(net):
     with pytest.raises(LayerError, match="net has no loss layer; add SoftmaxCrossEntropy"):
         _ = net.loss
     net.add(Conv(), net.input)
-    with pytest.raises(KeyError, match="'conv2' is no layer of net; its layers: conv1"):
+    with pytest.raises(KeyError, match=r"'conv2' is no layer of net \(did you mean conv1\?\); its layers: conv1"):
         net["conv2"]
 
 

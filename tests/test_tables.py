@@ -77,7 +77,7 @@ def test_the_html_has_the_same_cells(made):
     Cells().feed(plan_html(made))
     text = plan_table(made)
     assert len(Cells.found) > 50
-    assert all(cell in text for cell in Cells.found[1:])
+    assert all(cell in text for cell in Cells.found if cell != "leaves, returns: steps of the plan")
 
 
 def test_a_comparison_has_a_line_per_plan():

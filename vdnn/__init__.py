@@ -2,6 +2,7 @@
 
 from vdnn import layers, models, schedules
 from vdnn.building import build
+from vdnn.comparing import Comparison, compare
 from vdnn.descriptions import CheckpointError
 from vdnn.exchange.errors import ModelError
 from vdnn.exchange.loading import LoadedWeights
@@ -45,6 +46,7 @@ __all__ = [
     "Algorithm",
     "BudgetError",
     "CheckpointError",
+    "Comparison",
     "Contention",
     "CudaDevice",
     "DecisionError",
@@ -92,6 +94,7 @@ __all__ = [
     "TrainingError",
     "build",
     "check_layer",
+    "compare",
     "execute",
     "expected_seconds",
     "explain",

@@ -12,10 +12,12 @@ import click
 
 from vdnn import __version__
 from vdnn.commands.compare import compare
+from vdnn.commands.explain import explain
 from vdnn.commands.fit import fit
 from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
 from vdnn.commands.plan import plan
+from vdnn.commands.policies import policies
 from vdnn.commands.study import study
 from vdnn.commands.train import train
 
@@ -28,7 +30,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, fit, study, train, measure, hardware):
+for command in (plan, explain, compare, fit, study, train, measure, hardware, policies):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vdnn.layers.base import Array, Spec
+from vdnn.naming import among
 from vdnn.network import Tensor
 
 if TYPE_CHECKING:
@@ -23,18 +24,25 @@ class Arrays(MutableMapping[str, Array]):
         self._tensors = {t.name: t for t in tensors}
 
     def __getitem__(self, name: str) -> Array:
+        tensor = self._tensor(name)
         self._trainer.settle()
-        value = self._trainer.device.read(self._trainer.plan, self._tensors[name].name)
+        value = self._trainer.device.read(self._trainer.plan, tensor.name)
         value.setflags(write=False)  # writing to a copy would change nothing, silently
         return value
 
     def __setitem__(self, name: str, value: Array) -> None:
-        tensor = self._tensors[name]
+        tensor = self._tensor(name)
         array = np.asarray(value)
         if array.shape != tensor.shape:
             raise ValueError(f"{name} has shape {tensor.shape}, not {array.shape}")
         self._trainer.settle()
         self._trainer.device.write(self._trainer.plan, name, array.astype(tensor.dtype, copy=False))
+
+    def _tensor(self, name: str) -> Tensor:
+        """The tensor of that name.  Raises KeyError with near matches."""
+        if name not in self._tensors:
+            raise KeyError(f"{name!r} is no array of {self._trainer.net.name}{among(name, self._tensors)}")
+        return self._tensors[name]
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("an array of a network cannot be deleted")
@@ -55,10 +63,8 @@ def initial(tensor: Tensor, spec: Spec, seed: int) -> Array:
     if init.kind == "normal":
         value = random.standard_normal(tensor.shape, np.float32)
         value *= np.float32(init.scale)
-    elif init.kind == "uniform":
+    else:
         value = random.random(tensor.shape, np.float32)
         value *= np.float32(2 * init.scale)
         value -= np.float32(init.scale)
-    else:
-        raise ValueError(f"{tensor.name}: init {init.kind!r} is none of constant, uniform, normal")
     return value.astype(tensor.dtype, copy=False)

@@ -35,7 +35,7 @@ def budget_bytes(budget: int | str | None, setting: Setting, algorithms: Mapping
         return setting.cost.memory_bytes
     found = _RELATIVE.fullmatch(budget) if isinstance(budget, str) else None
     if found is None:
-        return _parsed(budget, setting.cost.memory_bytes)
+        return parse_bytes(budget, setting.cost.memory_bytes)
     mark, sign, amount = found.groups()
     floor = setting.tape.floor_bytes
     share = _SHARE.fullmatch(amount) if amount else None
@@ -45,7 +45,7 @@ def budget_bytes(budget: int | str | None, setting: Setting, algorithms: Mapping
     if share is not None:
         change = _rounded((all_kept - floor) * float(share[1]) / 100, share[1])
     else:
-        change = _parsed(amount) if amount else 0
+        change = parse_bytes(amount) if amount else 0
     total = base - change if sign == "-" else base + change
     if total <= 0:
         raise UnitError(f"{budget!r}: {base} bytes less {change} leave {total}; memory is more than 0 bytes")
@@ -56,13 +56,6 @@ def _rounded(amount: float, text: str) -> int:
     if not math.isfinite(amount):
         raise UnitError(f"a number of {len(text)} digits, {text[:8]}..., is no amount of memory")
     return round(amount)
-
-
-def _parsed(text: int | str, total: int | None = None) -> int:
-    try:
-        return parse_bytes(text, total)
-    except OverflowError as error:
-        raise UnitError(f"{str(text)[:8]}..., of {len(str(text))} digits, is no amount of memory") from error
 
 
 def keep_all_bytes(setting: Setting, algorithms: Mapping[str, str]) -> int:
@@ -76,8 +69,8 @@ def check_budget(budget: int | str | None) -> None:
     """Nothing.  Raises UnitError for what is no budget, whatever the tape and the memory are."""
     found = _RELATIVE.fullmatch(budget) if isinstance(budget, str) else None
     if found is None:
-        _parsed(1 if budget is None else budget, total=1 << 40)
+        parse_bytes(1 if budget is None else budget, total=1 << 40)
     elif found[3] and (share := _SHARE.fullmatch(found[3])):
         _rounded(float(share[1]), share[1])
     elif found[3]:
-        _parsed(found[3])
+        parse_bytes(found[3])

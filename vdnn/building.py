@@ -15,6 +15,7 @@ from vdnn.collector import collector_paused
 from vdnn.layers.base import BACKWARD, Algorithm, LayerError
 from vdnn.layers.fused import PAIR, Fused, is_split
 from vdnn.micro_batches import check_parts, joined
+from vdnn.naming import hint
 from vdnn.network import Network, Node, Role, Tensor
 from vdnn.rewrites import STANDARD, checked, rewritten
 from vdnn.tape import COUNTS, PURPOSES, Op, Tape
@@ -46,9 +47,9 @@ def build(
     RewriteError; MicroBatchError if the batch does not come in so many.
     """
     if purpose not in PURPOSES:
-        raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
+        raise ValueError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}{hint(purpose, PURPOSES)}")
     if count not in COUNTS:
-        raise ValueError(f"count {count!r} is none of {', '.join(COUNTS)}")
+        raise ValueError(f"count {count!r} is none of {', '.join(COUNTS)}{hint(count, COUNTS)}")
     if purpose == "step" and optimizer is None:
         raise ValueError("a tape with updates needs an optimizer; without one there are 'gradients' and 'evaluate'")
     names = checked(rewrites)

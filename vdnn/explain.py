@@ -1,26 +1,28 @@
 """explain: for every tensor whose fate was decided, what that costs and saves, and a reason that follows from it.
 
 A reason holds the fate against what else could be done with that tensor alone, all others staying as they are: its
-copies take what the cost model says, and running its makers again takes what the plan's reruns would take more.
+copies take what the cost model says, and running its makers again takes what the plan's reruns would take more.  What
+each other fate would cost is planned and simulated for some of the tensors, and estimated for the rest
+(vdnn.alternatives).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import islice, pairwise
 from typing import Any
 
+from vdnn.alternatives import Alternative, alternatives
 from vdnn.collector import collector_paused
+from vdnn.facts import Facts
 from vdnn.memory.cost import Cost
 from vdnn.memory.decisions import Fate
-from vdnn.memory.passes import rerun_dropped
 from vdnn.memory.plan import Plan
-from vdnn.memory.simulate import simulate
-from vdnn.memory.trace import COPIES, Trace
+from vdnn.memory.trace import Trace
 from vdnn.reasons import Case, reason
+
+ORDERS = ("bytes", "stall", "step")
+REPLANNED_STEPS = 60_000  # steps of all plans that are made for alternatives unless more is asked for: a second or two
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Row:
                     as it is.  What is made again with others, as batch norm's statistics are, would come and go even
                     if it were kept.  And what leaving "would free at the peak" of a tensor that is kept makes the
                     peak no lower where as much is live at another place
+    tensors         all that share its bytes
+    written_by      the forward ops that write it; read_by: those that read it; read_back_by: the backward ops that do
+    alternatives    what every other fate that it could have would change
     """
 
     tensor: str
@@ -54,9 +59,14 @@ class Row:
     rerun_seconds: float
     saved_bytes: int
     reason: str
+    tensors: tuple[str, ...] = ()
+    written_by: tuple[str, ...] = ()
+    read_by: tuple[str, ...] = ()
+    read_back_by: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """Why the tensors of a plan have their fates: a row for each, in the order of their last forward uses."""
 
@@ -65,140 +75,92 @@ class Explanation:
     peak_op: str
     rows: tuple[Row, ...]
 
+    def __getitem__(self, tensor: str) -> Row:
+        """The row of that tensor's bytes.  Raises KeyError with near matches, or saying what has no fate."""
+        wanted = self.plan.tape.tensor(tensor).name
+        for row in self.rows:
+            if wanted in row.tensors:
+                return row
+        role = self.plan.tape.tensors[wanted].role
+        raise KeyError(f"{wanted!r} has no fate to explain: its role is {role}; feature maps and inputs have one")
+
+    def sorted(self, by: str = "bytes") -> Explanation:
+        """The same, largest or longest first: by "bytes" or by "stall"; "step" is the order of last forward uses."""
+        if by not in ORDERS:
+            raise ValueError(f"rows are sorted by {', '.join(ORDERS)}, not by {by!r}")
+        if by == "step":
+            return self
+        key = {"bytes": lambda row: -row.bytes, "stall": lambda row: (-row.stall_seconds, -row.bytes)}[by]
+        return replace(self, rows=tuple(sorted(self.rows, key=key)))
+
     def table(self, width: int | None = None) -> str:
         """The rows as text."""
-        from vdnn.result_tables import explanation_table
+        from vdnn.explain_tables import explanation_table
 
         return explanation_table(self, width)
+
+    def about(self, tensor: str) -> str:
+        """All about one tensor as text.  Raises KeyError."""
+        from vdnn.explain_tables import about_tensor
+
+        return about_tensor(self, self[tensor])
 
     def summary(self) -> list[dict[str, Any]]:
         """The rows as plain data."""
         return [asdict(row) for row in self.rows]
 
+    def _repr_html_(self) -> str:
+        """The rows, for notebooks."""
+        from vdnn.explain_tables import explanation_html
+
+        return explanation_html(self)
+
+    def __repr__(self) -> str:
+        stalled = sum(row.stall_seconds > 0 for row in self.rows)
+        return (
+            f"Explanation({self.plan!r}: {len(self.rows)} tensors, peak at {self.peak_op}, {stalled} cause stalls, "
+            f"{self.trace.kind})"
+        )
+
 
 @collector_paused()
-def explain(plan: Plan, cost: Cost) -> Explanation:
-    """What every fate of the plan costs and saves, simulated with the times of `cost`, and why it may be so."""
-    facts = Facts(plan, cost)
-    rows = tuple(facts.row(tensor.name) for tensor in plan.tape.features)
+def explain(plan: Plan, cost: Cost | None = None, *, replan: int | Iterable[str] | None = None) -> Explanation:
+    """What every fate of the plan costs and saves, simulated with the times of `cost`, and why it may be so.
+
+    cost    by default the times that the plan was decided by; PlanError if it knows none
+    replan  for which tensors other fates are really planned and simulated, one at a time: the names of some, or how
+            many of the largest that backward reads.  None: of the largest as many as take a second or two.  What they
+            would cost the others is estimated
+    Raises KeyError for a name that there is not, ValueError for a negative number.
+    """
+    facts = Facts(plan, plan.times(cost))
+    chosen = _chosen(facts, replan)
+    buffers = [plan.tape.buffer_of[tensor.name] for tensor in plan.tape.features]
+    rows = tuple(_row(facts, buffer, buffer in chosen) for buffer in buffers)
     return Explanation(plan, facts.trace, facts.peak_op, rows)
 
 
-class Facts:
-    """What the plan, its simulated trace and the cost model say of each buffer."""
+def _chosen(facts: Facts, replan: int | Iterable[str] | None) -> frozenset[str]:
+    """The buffers whose alternatives are planned."""
+    tape = facts.tape
+    if isinstance(replan, str):
+        replan = [replan]
+    if replan is not None and not isinstance(replan, int):
+        return frozenset(tape.buffer_of[tape.tensor(name).name] for name in replan)
+    if replan is None:
+        replan = REPLANNED_STEPS // (2 * max(1, len(facts.plan.steps)))
+    if replan < 0 or isinstance(replan, bool):
+        raise ValueError(f"replan={replan!r}: how many tensors are planned otherwise, or the names of some")
+    saved = sorted((tape.buffer_of[t.name] for t in tape.saved), key=lambda b: -facts.plan.payload(b))
+    return frozenset(saved[:replan])
 
-    def __init__(self, plan: Plan, cost: Cost) -> None:
-        self.plan, self.cost, self.tape = plan, cost, plan.tape
-        self.trace = simulate(plan, cost)
-        self.times = [(event.start or 0.0, event.finish or 0.0) for event in self.trace.events]
-        self.computes = [i for i, step in enumerate(plan.steps) if step.kind == "compute"]
-        self.ends = [self.times[i][1] for i in self.computes]
-        self.turns = tuple(self._turns())
-        peak = max(range(len(plan.steps)), key=plan.live_bytes.__getitem__, default=0)
-        self.peak = next((i for i in self.computes if i >= peak), peak)
-        self.stalls: dict[str, float] = {}
-        for stall in self.trace.stalls:
-            self.stalls[stall.cause] = self.stalls.get(stall.cause, 0.0) + stall.seconds
 
-    def _turns(self) -> Iterator[int]:
-        """For each round, the step at which its backward begins, or what runs again for it before."""
-        seen: set[str] = set()
-        places = iter(self.computes)
-        for _, backward in self.tape.rounds:
-            turn = len(self.plan.steps)
-            for i in places:
-                name = self.plan.steps[i].name
-                if name in seen or self.tape.index[name] in backward:
-                    turn = min(turn, i)
-                seen.add(name)
-                if self.tape.index[name] == backward.stop - 1:
-                    break
-            yield turn
-
-    @cached_property
-    def rounds(self) -> dict[str, int]:
-        """{buffer: the round, from 0, whose ops touch it first}."""
-        rounds: dict[str, int] = {}
-        for number, (forward, backward) in enumerate(self.tape.rounds):
-            for k in range(forward.start, backward.stop):
-                for b in (*self.tape.reads[k], *self.tape.writes[k]):
-                    rounds.setdefault(b, number)
-        return rounds
-
-    @property
-    def peak_op(self) -> str:
-        """The op that runs at the peak."""
-        return self.plan.steps[self.peak].name if self.plan.steps else ""
-
-    def row(self, tensor: str) -> Row:
-        """All about the buffer of that tensor."""
-        buffer = self.tape.buffer_of[tensor]
-        case = Case(self, buffer, self.plan.decisions.fates[buffer])
-        return Row(
-            self.tape.buffers[buffer].tensors[-1].name, self.plan.payload(buffer), case.fate, case.tier,
-            case.is_read_back, case.leaves, case.returns, case.copy_seconds, case.hidden_seconds, case.stall_seconds,
-            case.rerun_seconds, case.saved_bytes, reason(case),
-        )  # fmt: skip
-
-    @cached_property
-    def uses(self) -> dict[str, list[int]]:
-        """{buffer: the compute steps that touch it}."""
-        uses: dict[str, list[int]] = {}
-        for i in self.computes:
-            k = self.tape.index[self.plan.steps[i].name]
-            for b in dict.fromkeys((*self.tape.reads[k], *self.tape.writes[k])):
-                uses.setdefault(b, []).append(i)
-        return uses
-
-    @cached_property
-    def copies(self) -> dict[str, list[int]]:
-        """{buffer: its copies, as steps of the plan}."""
-        copies: dict[str, list[int]] = {}
-        for i, step in enumerate(self.plan.steps):
-            if step.kind in COPIES:
-                copies.setdefault(step.name, []).append(i)
-        return copies
-
-    @cached_property
-    def rerun_seconds(self) -> float:
-        """Seconds of all reruns of the plan."""
-        return self.rerun_seconds_if({})
-
-    def rerun_seconds_if(self, fates: dict[str, Fate]) -> float:
-        """Seconds of all reruns if these buffers had these fates."""
-        decisions = replace(self.plan.decisions, fates={**self.plan.decisions.fates, **fates})
-        seen: set[str] = set()
-        seconds = 0.0
-        for step in rerun_dropped(self.tape, decisions):
-            if step.name in seen:
-                op = self.tape.ops[self.tape.index[step.name]]
-                seconds += self.cost.op_seconds(self.tape, op, step.algorithm)
-            seen.add(step.name)
-        return seconds
-
-    def away(self, buffer: str) -> Iterator[tuple[int, int]]:
-        """(place of a free, place of the next alloc) of the buffer, for each time that it comes back."""
-        for freed, back in pairwise(self.lives.get(buffer, [])):
-            if self.plan.steps[freed].kind == "free":
-                yield freed, back
-
-    @cached_property
-    def lives(self) -> dict[str, list[int]]:
-        """{buffer: its allocs and frees, as steps of the plan}."""
-        lives: dict[str, list[int]] = {}
-        for i, step in enumerate(self.plan.steps):
-            if step.kind in ("alloc", "free"):
-                lives.setdefault(step.name, []).append(i)
-        return lives
-
-    def hiding(self, copies: list[int]) -> tuple[float, list[str]]:
-        """(seconds of these copies in which ops ran, the ops)."""
-        hidden, ops = 0.0, []
-        for copy in copies:
-            begin, end = self.times[copy]
-            for i in islice(self.computes, bisect_right(self.ends, begin), None):
-                if self.times[i][0] >= end:
-                    break
-                hidden += min(end, self.times[i][1]) - max(begin, self.times[i][0])
-                ops.append(self.plan.steps[i].name)
-        return hidden, ops
+def _row(facts: Facts, buffer: str, is_replanned: bool) -> Row:
+    """All about the buffer; with its alternatives planned, or estimated."""
+    case = Case(facts, buffer, facts.plan.decisions.fates[buffer])
+    tensors = tuple(t.name for t in facts.tape.buffers[buffer].tensors)
+    return Row(
+        tensors[-1], facts.plan.payload(buffer), case.fate, case.tier, case.is_read_back, case.leaves, case.returns,
+        case.copy_seconds, case.hidden_seconds, case.stall_seconds, case.rerun_seconds, case.saved_bytes,
+        reason(case), tensors, *facts.users[buffer], alternatives(case, is_replanned),
+    )  # fmt: skip

@@ -69,7 +69,8 @@ class BudgetError(PlanError):
     @cached_property
     def plan(self) -> Plan:
         """The smallest plan found under this policy, by the algorithms asked for or those with the least workspace."""
-        return _smallest(self._setting, self._policy, self._algorithms, self._made)
+        found = _smallest(self._setting, self._policy, self._algorithms, self._made)
+        return found if found.cost is not None else replace(found, cost=self.cost)
 
     @cached_property
     def advice(self) -> Advice:

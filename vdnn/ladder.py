@@ -14,11 +14,11 @@ from vdnn.importing import imported
 from vdnn.layers.base import ShapeError
 from vdnn.models.resnet import STAGES
 from vdnn.models.vgg import GROUPS
-from vdnn.network import Network
+from vdnn.naming import hint
+from vdnn.network import MOST_SAMPLES, Network
 from vdnn.setting import Setting, make_setting
 
 VARIED = ("batch", "depth", "resolution")
-MOST_SAMPLES = 1 << 24
 MULTIPLE = 32  # pixels: what the networks of the literature halve five times
 MOST_PIXELS = 16384
 FAMILIES = {
@@ -50,7 +50,7 @@ class Ladder:
 def make_ladder(network: Network | str, vary: str, batch: int | None, **options: Any) -> Ladder:
     """The ladder of what is varied; `options` are those of make_setting.  Raises FitError."""
     if vary not in VARIED:
-        raise FitError(f"vary {vary!r} is none of {', '.join(VARIED)}")
+        raise FitError(f"vary {vary!r} is none of {', '.join(VARIED)}{hint(vary, VARIED)}")
     if vary == "batch":
         return _batches(network, batch, options)
     if not isinstance(network, str):

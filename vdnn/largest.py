@@ -20,13 +20,16 @@ from vdnn.memory.policy import POLICIES, get
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trial import trial
 from vdnn.memory.verify import verify
+from vdnn.naming import check_options
 from vdnn.network import Network
-from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms
+from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms, make_setting
 
+OPTIONS = tuple(name for name in signature(make_setting).parameters if name not in ("network", "batch", "budget"))
+Named = str | Callable[..., Any]  # a policy
 FARTHEST = 8  # times the rung before: memory need not be a line, and far above it tapes of no use are built
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Largest:
     """The largest value that fits under one policy.
 
@@ -69,31 +72,62 @@ class Largest:
         seconds, rate = (self.step_seconds, self.samples_per_second) if plan else (None, None)
         return data | {"time": "simulated", "step_seconds": seconds, "samples_per_second": rate}
 
+    def _repr_html_(self) -> str:
+        """A line of the table, for notebooks."""
+        return Fitted([self])._repr_html_()
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return f"Largest({self.policy}: no {self.what} fits {self.budget_bytes} bytes)"
+        return (
+            f"Largest({self.policy}: {self.what} {self.value}, arena {self.plan.arena_bytes} of {self.budget_bytes} "
+            f"bytes, {self.step_seconds:.6g} s a step simulated)"
+        )
+
+
+class Fitted(list[Largest]):
+    """The largest value under each policy, in the order asked for."""
+
+    def table(self, width: int | None = None) -> str:
+        """The values as text, a line per policy."""
+        from vdnn.result_tables import fit_table
+
+        return fit_table(self, width)
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        from vdnn.result_tables import fit_html
+
+        return fit_html(self)
+
 
 def fit(
     network: Network | str,
     *,
     budget: int | str | None = None,
     vary: str = "batch",
-    policies: Iterable[AnyPolicy] = (),
+    policies: Named | Iterable[Named] = (),
     algorithms: Choice = "performance",
     batch: int | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
-) -> list[Largest]:
+) -> Fitted:
     """The largest batch, depth or resolution of a network within a budget, under each of the policies.
 
     network    a network, or its name as models.get takes it; depth and resolution need a name
     vary       "batch"; "depth", of the families vgg and resnet; "resolution", in multiples of 32 pixels
-    policies   names or functions; all that have a name if there are none
+    policies   one or several names or functions; all that have a name if there are none
     algorithms "performance", "memory" or "mixed", for every value by itself
     batch      where the search begins, or of how many samples all are if something else is varied
     progress   called with a note after each policy
     options    of make_setting: hardware, optimizer, kernels, threads, rules, count, cost
     Raises FitError for what cannot be varied, and what make_setting and the policies raise.
     """
+    check_options("fit", options, OPTIONS)
     ladder = make_ladder(network, vary, batch, budget=budget, **options)
-    found = []
+    found = Fitted()
+    if isinstance(policies, str) or callable(policies):
+        policies = [policies]
     for policy in policies or POLICIES:
         found.append(largest(ladder, policy, algorithms))
         if progress:
@@ -127,9 +161,10 @@ def largest(ladder: Ladder, policy: AnyPolicy, algorithms: Choice = "performance
     name = get(policy)[0] if isinstance(policy, str) or callable(policy) else ""
     made, seconds = None, 0.0
     if rung:
-        made = replace(trials[rung], policy=name, steps=tuple(order(trials[rung])))
+        cost = ladder.make(ladder.values[rung - 1]).cost
+        made = replace(trials[rung], policy=name, steps=tuple(order(trials[rung])), cost=cost)
         verify(made)
-        seconds = simulate(made, ladder.make(ladder.values[rung - 1]).cost).step_seconds
+        seconds = simulate(made).step_seconds
     return Largest(
         name, ladder.what, ladder.values[rung - 1] if rung else None, made, seconds, budget, ladder.values[0],
         ladder.values[refused - 1] if refused else None, refused_bytes, refused in floors,

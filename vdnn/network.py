@@ -14,6 +14,9 @@ from math import prod
 import numpy as np
 
 from vdnn.layers.base import Layer, LayerError, Shape, ShapeError, Shapes, Spec
+from vdnn.naming import hint
+
+MOST_SAMPLES = 1 << 24  # of a batch: what can still be planned in seconds
 
 
 class Role(StrEnum):
@@ -81,6 +84,8 @@ def _checked(shape: Shape) -> Shape:
         sizes = ()
     if len(sizes) < 2 or min(sizes) < 1:
         raise ShapeError(f"a network takes (batch, ...) of positive integers, such as (64, 3, 32, 32); got {shape}")
+    if sizes[0] > MOST_SAMPLES:
+        raise ShapeError(f"a batch has at most {MOST_SAMPLES} samples; got {sizes[0]}")
     return sizes
 
 
@@ -210,7 +215,8 @@ class Network:
     def __getitem__(self, name: str) -> Node:
         if name in self._by_name:
             return self._by_name[name]
-        raise KeyError(f"{name!r} is no layer of {self.name}; its layers: {', '.join(n.name for n in self.nodes)}")
+        names = [node.name for node in self.nodes]
+        raise KeyError(f"{name!r} is no layer of {self.name}{hint(name, names)}; its layers: {', '.join(names)}")
 
     @property
     def parameters(self) -> dict[str, tuple[Tensor, Spec]]:
@@ -232,6 +238,12 @@ class Network:
             y = other.add(node.layer, *(tensors[t.name] for t in node.inputs), name=node.name)
             tensors[node.y.name] = y
         return other
+
+    def _repr_html_(self) -> str:
+        """The layers, for notebooks."""
+        from vdnn.summaries import network_html
+
+        return network_html(self)
 
     def __repr__(self) -> str:
         count = sum(int(np.prod(t.shape)) for t, _ in self.parameters.values())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vdnn.layers.base import Array, Shape
+from vdnn.naming import among
 from vdnn.schedules import Schedule, as_schedule
 
 
@@ -161,5 +162,5 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     if optimizer not in _BY_NAME:
-        raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"no optimizer {optimizer!r}{among(optimizer, NAMES)}")
     return _BY_NAME[optimizer]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vdnn import budgets
 from vdnn.fitting import Advice, BudgetError, least_budget, least_plan
 from vdnn.host_budgets import HostBudgetError, check_host_budget
 from vdnn.memory import policy as policies
@@ -15,6 +16,7 @@ from vdnn.memory.simulate import oracle_seconds, simulate
 from vdnn.memory.trace import Trace
 from vdnn.memory.verify import verify as verify_plan
 from vdnn.network import Network
+from vdnn.notes import is_idle
 from vdnn.setting import AnyPolicy, Choice, choose_algorithms, make_setting, name_algorithms
 from vdnn.tape import Tape
 from vdnn.units import parse_bytes
@@ -48,8 +50,9 @@ def plan(
 
     policy      a name, "module:function", a function (see vdnn.memory.policy), or {tensor: Fate} or Decisions
     batch       another batch size than the network's
-    budget      bytes that the arena may take: a number, "12GiB", or "80%" of the hardware's memory.  Default: all of
-                that memory; but fates, not given by a policy, are planned as they are
+    budget      bytes that the arena may take: a number, "12GiB", "80%" of the hardware's memory, or relative to the
+                step, as "floor+25%" is (vdnn.budgets).  Default: all of that memory; but fates, not given by a policy,
+                are planned as they are
     algorithms  "performance": the fastest of each op; "memory": the one with the least workspace; "mixed": the fastest,
                 or a slower one where vdnn_dyn finds that it must; {op: name}, the rest as fast as possible; or those
                 of another plan
@@ -75,10 +78,11 @@ def plan(
     """
     if rewrites is None and rules == "ours" and isinstance(network, Network):
         rewrites = policies.rewrites_of(policy)
+    is_relative = budgets.is_relative(budget)
     setting = make_setting(
         network,
         batch,
-        budget,
+        None if is_relative else budget,
         hardware,
         optimizer,
         kernels,
@@ -94,6 +98,8 @@ def plan(
         host_budget,
     )
     chosen = choose_algorithms(setting.tape, setting.cost, algorithms)
+    if is_relative:
+        setting = setting.with_budget(budgets.budget_bytes(budget, setting, chosen))
     made = setting.make(policy, chosen)
     limited = budget is not None or not isinstance(policy, (Mapping, Decisions))
     if limited and made.arena_bytes > setting.budget:
@@ -155,4 +161,6 @@ def summary(
         "stall_seconds": sum(stall.seconds for stall in trace.stalls),
         "hidden_copy_fraction": trace.hidden_copy_fraction,
         "breakdown": plan.breakdown,
+        "is_idle": is_idle(plan),
+        "notes": list(plan.notes),
     }

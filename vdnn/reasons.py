@@ -12,7 +12,7 @@ from vdnn.network import Role
 from vdnn.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from vdnn.explain import Facts
+    from vdnn.facts import Facts
 
 NEARLY = 0.999  # of the copies' time hidden: the rest is rounding
 
@@ -47,7 +47,7 @@ class Case:
         """Of reruns that its own fate causes."""
         if self.fate is not DROP:
             return 0.0
-        return self.facts.rerun_seconds - self.facts.rerun_seconds_if({self.buffer: KEEP})
+        return self.facts.rerun_seconds - self.facts.rerun_seconds_if(self.buffer, KEEP)
 
     @cached_property
     def rerun_if_dropped(self) -> float | None:
@@ -56,7 +56,7 @@ class Case:
             return None
         if self.fate is DROP:
             return self.rerun_seconds
-        return self.facts.rerun_seconds_if({self.buffer: DROP}) - self.facts.rerun_seconds
+        return self.facts.rerun_seconds_if(self.buffer, DROP) - self.facts.rerun_seconds
 
     @property
     def is_next_at_once(self) -> bool:

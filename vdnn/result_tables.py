@@ -1,18 +1,20 @@
-"""Tables of answers: plans side by side, the largest that fits under each policy, and why tensors have their fates."""
+"""Tables of answers: plans side by side, and the largest that fits under each policy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vdnn.tables import headline, note, render
+from vdnn.html_tables import html_table
+from vdnn.tables import render
 from vdnn.tape import batch_label
 from vdnn.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from vdnn.explain import Explanation
     from vdnn.largest import Largest
 
+
+Sheet = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, columns, lines
 
 FIGURES = {
     "peak": ("peak_bytes", format_bytes),
@@ -56,8 +58,19 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     Algorithms and a budget that are the same for all stand in the title.  Floor and oracle are those of the step that
     was asked for; parts, where there are any, is in how many sub-batches each plan has it.
     """
+    return render(*_comparison(summaries), width) if summaries else ""
+
+
+def comparison_html(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The same as HTML, for notebooks."""
     if not summaries:
-        return ""
+        return html_table("no plans to compare", (), ())
+    seconds = [s["step_seconds"] for s in summaries]
+    return html_table(*_comparison(summaries), rows="plans", bar=("step", seconds))
+
+
+def _comparison(summaries: Sequence[Mapping[str, Any]]) -> Sheet:
+    """Title, columns and lines of a comparison."""
     title = _comparison_title(summaries)
     words = {
         "policy": [s["policy"] for s in summaries],
@@ -71,14 +84,20 @@ def comparison_table(summaries: Sequence[Mapping[str, Any]], width: int | None =
     for name in ("algorithms", "budget"):
         if len(set(words[name])) == 1:
             title += f", {name} {words.pop(name)[0]}"
-    title += _jitter_note(summaries)
+    title += _jitter_note(summaries) + _idle_note(summaries)
     absent = set() if any(s.get("bound_seconds") for s in summaries) else set(CERTIFIED)
     absent |= set() if any(s.get("jitter") for s in summaries) else set(JITTERED)
     absent |= set() if any(s.get("disk_bytes") for s in summaries) else {"disk"}
     shown = {name: figure for name, figure in FIGURES.items() if name not in absent}
     figures = [[show(_figures(s)[key]) for key, show in shown.values()] for s in summaries]
     lines = [[*cells, *numbers] for cells, numbers in zip(zip(*words.values(), strict=True), figures, strict=True)]
-    return render(title, (*words, *shown), lines, width)
+    return title, (*words, *shown), lines
+
+
+def _idle_note(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Which policies, of those that move tensors, moved none: a line of the title."""
+    idle = dict.fromkeys(s["policy"] for s in summaries if s.get("is_idle"))
+    return f"\nmoving nothing and running nothing again: {', '.join(idle)}" if idle else ""
 
 
 def _comparison_title(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -111,8 +130,16 @@ def is_of_whole(summaries: Sequence[Mapping[str, Any]]) -> bool:
 
 def fit_table(found: Sequence[Largest], width: int | None = None) -> str:
     """The largest value under each policy (vdnn.largest), a line each; where nothing fits, what the smallest takes."""
-    if not found:
-        return ""
+    return render(*_fits(found), width) if found else ""
+
+
+def fit_html(found: Sequence[Largest]) -> str:
+    """The same as HTML, for notebooks."""
+    return html_table(*_fits(found), rows="policies") if found else html_table("no policies", (), ())
+
+
+def _fits(found: Sequence[Largest]) -> Sheet:
+    """Title, columns and lines of the largest values."""
     plans = [largest.plan for largest in found if largest.plan]
     named = {plan.tape.network for plan in plans}
     about = f"{named.pop()}, " if len(named) == 1 else ""
@@ -123,7 +150,7 @@ def fit_table(found: Sequence[Largest], width: int | None = None) -> str:
         columns.insert(2, "parts")
         for largest, cells in zip(found, lines, strict=True):
             cells.insert(2, str(largest.plan.tape.micro_batches) if largest.plan else "")
-    return render(title, columns, lines, width)
+    return title, columns, lines
 
 
 def _fit_cells(largest: Largest) -> list[str]:
@@ -135,31 +162,3 @@ def _fit_cells(largest: Largest) -> list[str]:
     more = "" if largest.refused_value else " or more"
     seconds, rate = format_seconds(largest.step_seconds), f"{largest.samples_per_second:.4g}"
     return [largest.policy, f"{largest.value}{more}", *sizes, seconds, rate]
-
-
-def explanation_table(explanation: Explanation, width: int | None = None) -> str:
-    """The fate of every tensor that backward reads, what it costs and saves, and why; see vdnn.explain."""
-    plan = explanation.plan
-    tier = ("tier",) if plan.disk_bytes else ()
-    columns = ("tensor", "bytes", "fate", *tier, "leaves", "returns", "copies", "hidden", "stall")
-    columns = (*columns, "reruns", "saves", "why")
-
-    def seconds(value: float) -> str:
-        return format_seconds(value) if value else ""
-
-    lines = [
-        [
-            *(row.tensor, format_bytes(row.bytes), str(row.fate), *([row.tier] if tier else [])),
-            *("" if at is None else format_seconds(at) for at in (row.leaves, row.returns)),
-            *map(seconds, (row.copy_seconds, row.hidden_seconds, row.stall_seconds, row.rerun_seconds)),
-            *(format_bytes(row.saved_bytes) if row.saved_bytes else "", row.reason),
-        ]
-        for row in explanation.rows
-        if row.is_read_back or row.copy_seconds or row.rerun_seconds
-    ]
-    others = len(explanation.rows) - len(lines)
-    title = (
-        f"{headline(plan)}\n{note(plan, explanation.trace)}\n"
-        f"the peak is at {explanation.peak_op}; not shown: {others} that backward does not read"
-    )
-    return render(title, columns, lines, width)

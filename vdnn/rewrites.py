@@ -12,7 +12,6 @@ The first four are the standard; the tape of the paper's rules is that without s
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from vdnn.layers.activation import ReLU
 from vdnn.layers.base import Layer
 from vdnn.layers.common import elements
 from vdnn.layers.pool import MaxPool2d
+from vdnn.naming import hint
 from vdnn.network import Network, Node, Role, Tensor
 
 ALL = ("inplace", "split", "sum_inplace", "early_update", "relu_behind_pool", "relu_mask")
@@ -75,11 +75,9 @@ def _of(name: str, text: str) -> tuple[str, ...]:
     if name in SETS:
         return SETS[name]
     if name not in ALL:
-        near = difflib.get_close_matches(name, (*ALL, *SETS), n=2)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise RewriteError(
-            f"{name or text!r} in {text!r} is no rewrite{hint}; there are {', '.join(ALL)}, the sets "
-            f"{', '.join(SETS)}, and sums such as standard+relu_mask or all-split"
+            f"{name or text!r} in {text!r} is no rewrite{hint(name, (*ALL, *SETS))}; there are {', '.join(ALL)}, "
+            f"the sets {', '.join(SETS)}, and sums such as standard+relu_mask or all-split"
         )
     return (name,)
 

@@ -16,6 +16,7 @@ from vdnn.memory.passes import make_plan
 from vdnn.memory.plan import Plan
 from vdnn.memory.policy import Decided
 from vdnn.memory.rules import RULES, under
+from vdnn.naming import hint
 from vdnn.network import Network
 from vdnn.rewrites import PAPER, STANDARD, checked
 from vdnn.tape import Tape
@@ -54,7 +55,7 @@ class Setting:
         """The plan under `policy`, whether it fits the budget or not."""
         decided = self.decide(policy, algorithms)
         plan = make_plan(decided.tape, decided.decisions, undo=self.undo, policy=decided.name)
-        return replace(plan, bound_seconds=decided.bound_seconds)
+        return replace(plan, bound_seconds=decided.bound_seconds, cost=self.cost)
 
     @collector_paused()
     def decide(self, policy: AnyPolicy, algorithms: Mapping[str, str]) -> Decided:
@@ -114,7 +115,7 @@ def make_setting(
     what vdnn.micro_batches.check_parts raises for sub-batches that there cannot be.
     """
     if rules not in RULES:
-        raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}")
+        raise SettingError(f"rules {rules!r} are none of {', '.join(RULES)}{hint(rules, RULES)}")
     if (
         kernels is not None
         and not isinstance(kernels, str)
@@ -135,7 +136,7 @@ def make_setting(
         raise TypeError(f"plan takes a Network or a Tape, not {network!r:.80}; vdnn.models.get(name) makes a network")
     if kernels is None or isinstance(kernels, str):
         kernels = kernels_named(kernels or ("cudnn4" if rules == "paper" else "numpy"), threads)
-    if isinstance(optimizer, str):
+    if isinstance(optimizer, str) or not hasattr(optimizer, "state"):
         from vdnn import optimizers
 
         optimizer = optimizers.get(optimizer)
@@ -146,7 +147,7 @@ def make_setting(
         network = paper(network)
     if wanted is None:
         wanted = PAPER if rules == "paper" else STANDARD
-    parts = {"micro_batches": micro_batches or 1, "allow_coupled": allow_coupled}
+    parts = {"micro_batches": 1 if micro_batches is None else micro_batches, "allow_coupled": allow_coupled}
     tape = _build(network, kernels, optimizer, purpose, wanted, count, **parts)
     may_split = micro_batches is None
     made = Setting(tape, network, kernels, optimizer, cost, allowed, undo, rules, allow_coupled, may_split)
@@ -171,7 +172,9 @@ def kernels_named(name: str, threads: int | None = None) -> Any:
         if threads not in (None, 1):
             raise SettingError(f"threads={threads}: the kernel set cudnn4 is a GPU's and has no threads")
         return Cudnn4Kernels()
-    raise SettingError(f"no kernel set is named {name!r}; for planning there are {', '.join(KERNELS)}")
+    raise SettingError(
+        f"no kernel set is named {name!r}{hint(name, KERNELS)}; for planning there are {', '.join(KERNELS)}"
+    )
 
 
 def _check_tape(
@@ -212,7 +215,8 @@ def choose_algorithms(tape: Tape, cost: Cost, choice: Choice) -> dict[str, str]:
     if isinstance(choice, Mapping):
         return dict(resolve(Decisions(algorithms=choice), tape, trial.fastest(tape, cost)).algorithms)
     if choice not in CHOICES:
-        raise ValueError(f"algorithms {choice!r} is none of {', '.join(CHOICES)}, nor {{op: name}}, nor a plan")
+        known = f"{', '.join(CHOICES)}, nor {{op: name}}, nor a plan"
+        raise ValueError(f"algorithms {choice!r} is none of {known}{hint(choice, CHOICES)}")
     return trial.least_workspace(tape, cost) if choice == "memory" else trial.fastest(tape, cost)
 
 

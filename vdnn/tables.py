@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,17 @@ RIGHT = frozenset(
     | {"step/oracle", "bound", "gap", "median", "p95", "largest", "samples/s"}
     | {"copies", "hidden", "reruns", "saves", "parts"}
     | {"batch", "floor", "allowed", "loss"}
+    | {"output bytes", "parameters", "of the step", "busy, simulated", "busy, measured"}
 )
 # Columns that go, in this order, where it is narrow.
 SPARE = (
     *("description", "shape", "returns", "leaves", "disk", "host", "average", "peak", "algorithms", "bound", "moved"),
     *("loss", "floor", "allowed"),
-    *("step/oracle", "median", "fits", "p95", "gap", "hidden", "reruns", "copies", "saves", "stall"),
+    *("step/oracle", "median", "fits", "p95", "gap", "used by", "hidden", "reruns", "copies", "saves", "instead"),
+    "stall",
 )
-WRAPPED = {"why": 42}  # columns of prose, and the width from which on other columns matter more
+# columns of prose, and the width from which on others matter more
+WRAPPED = {"about": 30, "used by": 30, "instead": 30, "why": 36}
 STYLES = {"offload": "cyan", "drop": "yellow", "no": "red", "failed": "red"}
 
 
@@ -105,7 +107,7 @@ def plan_table(plan: Plan, trace: Trace | None = None, width: int | None = None)
 
     Leaves and returns are steps of the plan, and with a trace the times at which these start.
     """
-    title = f"{headline(plan)}\n{note(plan, trace)}"
+    title = "\n".join([headline(plan), note(plan, trace), *plan.notes])
     return render(title, _columns(plan, trace), list(_cells(plan, trace)), width)
 
 
@@ -122,20 +124,14 @@ def note(plan: Plan, trace: Trace | None) -> str:
 
 
 def plan_html(plan: Plan, trace: Trace | None = None) -> str:
-    """The table as HTML, for notebooks."""
-    return html_table(headline(plan), _columns(plan, trace), _cells(plan, trace))
+    """The table as HTML, for notebooks; with a trace, with its times and stalls."""
+    from vdnn.html_tables import html_table
 
-
-def html_table(caption: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table as HTML, for notebooks."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    body = []
-    for cells in lines:
-        styled = zip(columns, cells, strict=True)
-        data = "".join(f'<td style="text-align:{_side(name)}">{html.escape(cell)}</td>' for name, cell in styled)
-        body.append(f"<tr>{data}</tr>")
-    title = f"<caption>{html.escape(caption)}</caption>"
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    steps = [] if trace else ["leaves, returns: steps of the plan"]
+    title = "\n".join([headline(plan), note(plan, trace), *steps, *plan.notes])
+    sizes = [row.bytes for row in rows(plan, trace)]
+    cells = list(_cells(plan, trace))
+    return html_table(title, _columns(plan, trace), cells, rows="tensors that backward reads", bar=("bytes", sizes))
 
 
 def headline(plan: Plan) -> str:
@@ -151,10 +147,6 @@ def _columns(plan: Plan, trace: Trace | None) -> tuple[str, ...]:
     tier = ("tier",) if plan.disk_bytes else ()
     columns = ("tensor", "shape", "bytes", "fate", *tier, "leaves", "returns")
     return (*columns, "stall") if trace else columns
-
-
-def _side(column: str) -> str:
-    return "right" if column in RIGHT else "left"
 
 
 def _cells(plan: Plan, trace: Trace | None) -> Iterator[list[str]]:

@@ -8,12 +8,12 @@ that everything later thinks in buffers only.  A tape is data: it holds names an
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from vdnn.layers.base import Algorithm
+from vdnn.naming import nearest
 from vdnn.network import Role, Tensor
 
 GRANULE = 512  # bytes: sizes and offsets of buffers are multiples of it, on every device
@@ -34,7 +34,7 @@ def batch_label(batch: int, micro_batches: int) -> str:
 
 def near(name: str, known: Iterable[str]) -> str:
     """The end of a message about a wrong name: the known ones that look like it, or nothing."""
-    found = difflib.get_close_matches(name, known, n=3)
+    found = nearest(name, known, 3)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 

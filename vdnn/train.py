@@ -33,7 +33,7 @@ from vdnn.resident import Resident, resident_bytes
 from vdnn.units import parse_bytes
 
 if TYPE_CHECKING:
-    from vdnn.exchange.loading import LoadedWeights, Source
+    from vdnn.exchange.loading import LoadedWeights, WeightSource
 
 
 class TrainingError(RuntimeError):
@@ -506,7 +506,7 @@ class Trainer:
         save(self, path)
 
     def load_weights(
-        self, source: Source, *, names: Mapping[str, str] | None = None, strict: bool = True
+        self, source: WeightSource, *, names: Mapping[str, str] | None = None, strict: bool = True
     ) -> LoadedWeights:
         """Replace weights and running statistics by those of `source`; returns what became of every tensor of it.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
+
+from vdnn.naming import hint
 
 UNITS = {
     "B": 1,
@@ -10,6 +13,7 @@ UNITS = {
     **{f"{letter}B": 10 ** (3 * n) for n, letter in enumerate("KMGT", 1)},
 }
 _BY_LOWER_NAME = {unit.lower(): size for unit, size in UNITS.items()}
+MOST = 1 << 63  # bytes: more than this is a slip of the keyboard
 ACCEPTED = "a number of bytes, or text such as '12GiB' (2^30), '8GB' (10^9), '500MiB' or '80%'"
 
 
@@ -24,28 +28,40 @@ def parse_bytes(amount: int | str, total: int | None = None, least: int = 1) -> 
     (1536, 8000000000, 800)
     """
     if isinstance(amount, bool) or not isinstance(amount, (int, str)):
-        raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
+        raise UnitError(f"{_short(amount)} is no amount of memory; give {ACCEPTED}")
     if isinstance(amount, int):
-        return _at_least(least, amount, amount)
+        return _within(least, amount, amount)
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*|%)\s*", amount)
     if not found:
-        raise UnitError(f"{amount!r} is no amount of memory; give {ACCEPTED}")
+        raise UnitError(f"{_short(amount)} is no amount of memory; give {ACCEPTED}")
     number, unit = found.groups()
     if unit == "%":
         if total is None:
             raise UnitError(f"{amount!r}: a percentage needs a hardware or device whose memory it is of")
         if float(number) > 100:
-            raise UnitError(f"{amount!r}: a share of the memory is at most 100%")
-        return _at_least(least, int(total * float(number) / 100), amount)
+            raise UnitError(f"{_short(amount)}: a share of the memory is at most 100%")
+        return _within(least, int(total * float(number) / 100), amount)
     if unit and unit.lower() not in _BY_LOWER_NAME:
-        raise UnitError(f"{amount!r}: no unit {unit!r}; units are {', '.join(UNITS)} and %")
-    return _at_least(least, round(float(number) * _BY_LOWER_NAME[unit.lower() or "b"]), amount)
+        raise UnitError(f"{_short(amount)}: no unit {unit!r}{hint(unit, UNITS)}; units are {', '.join(UNITS)} and %")
+    count = float(number) * _BY_LOWER_NAME[unit.lower() or "b"]
+    return _within(least, round(count) if isfinite(count) else MOST + 1, amount)
 
 
-def _at_least(least: int, count: int, amount: int | str) -> int:
+def _within(least: int, count: int, amount: int | str) -> int:
+    """The count.  Raises UnitError if it is less than there may be, or more than any machine has."""
+    if count > MOST:
+        raise UnitError(f"{_short(amount)} is no amount of memory that any machine has; at most {MOST} bytes")
     if count < least:
-        raise UnitError(f"{amount!r}: memory is {'more than 0' if least else 'no less than 0'} bytes")
+        raise UnitError(f"{_short(amount)}: memory is {'more than 0' if least else 'no less than 0'} bytes")
     return count
+
+
+def _short(amount: int | str) -> str:
+    """What was given, as it is written in Python; of what is long, its beginning and its length."""
+    if isinstance(amount, int) and amount.bit_length() > 200:
+        return f"a number of {amount.bit_length()} bits"
+    text = repr(amount)
+    return text if len(text) <= 40 else f"{text[:20]}... of {len(text)} characters"
 
 
 def format_bytes(count: float) -> str:

@@ -22,7 +22,8 @@ from vdnn.commands.plan import BUDGET, jitter_option, setting_options
 from vdnn.commands.searching import search_options, searching_as_asked
 
 if TYPE_CHECKING:
-    from vdnn.setting import AnyPolicy
+    from vdnn.comparing import Comparison
+    from vdnn.memory.searching import Searching
 
 
 @click.command(short_help="Policies and budgets side by side.")
@@ -55,7 +56,7 @@ def compare(
 
     names = names or tuple(POLICIES)
 
-    def searching(progress: Callable[[str], None]) -> AnyPolicy:
+    def searching(progress: Callable[[str], None]) -> Searching:
         return searching_as_asked(names, seconds, seed, robust, jitter, progress)
 
     with usage_errors():
@@ -68,53 +69,37 @@ def compare(
         if picture is not None:
             new_figure()
         searching(print)  # what it cannot be is said as well
-        found = _arena(options, names, budgets, None if jitter is None else share(jitter), searching)
+        found = _compared(options, names, budgets, None if jitter is None else share(jitter), searching)
         _write(found, csv_path, picture)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(found.summaries, indent=2))
     else:
-        from vdnn.result_tables import comparison_table
-
-        click.echo(comparison_table(found), nl=False)
+        click.echo(found.table(), nl=False)
     leave("" if any(summary["fits"] for summary in found) else "nothing fits")
 
 
-def _arena(
+def _compared(
     options: dict[str, Any],
     names: Sequence[str],
     budgets: Sequence[str],
     jitter: float | None,
-    searching: Callable[[Callable[[str], None]], AnyPolicy],
-) -> list[dict[str, Any]]:
-    """The summaries of all plans, budget by budget in the order given.
-
-    The smallest budget comes first in fact: what a search finds there is known to it in the next.
-    """
-    from vdnn.budgets import budget_bytes
-    from vdnn.comparing import Known
+    searching: Callable[[Callable[[str], None]], Searching],
+) -> Comparison:
+    """The comparison that was asked for, with its progress on standard error."""
+    from vdnn.comparing import compared
     from vdnn.progress import progress_bar
 
     setting, algorithms = setting_of(options, *names)
-    allowed = [budget_bytes(text, setting, algorithms) for text in budgets or (None,)]
-    known: dict[str, Known] = {name: Known() for name in names}
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    with progress_bar("planning", len(set(allowed)) * len(names), keep=False) as advance:
+    plans = len(set(budgets) or (None,)) * len(names)
+    with progress_bar("planning", plans, keep=False) as advance:
         search = searching(lambda note: advance(f"search: {note}", 0))
-        for budget in sorted(set(allowed)):
-            for name in names:
-                policy = search if name == "search" else name
-                found[budget, name] = known[name].figures(setting.with_budget(budget), policy, algorithms, jitter)
-                advance(name)
-    return [found[budget, name] for budget in allowed for name in names]
+        policies = [search if name == "search" else name for name in names]
+        return compared(setting, algorithms, policies, budgets or (None,), jitter, advance)
 
 
-def _write(found: Sequence[dict[str, Any]], csv_path: str | None, picture: str | None) -> None:
+def _write(found: Comparison, csv_path: str | None, picture: str | None) -> None:
     if csv_path:
-        from vdnn.comparing import to_csv
-
         with open(csv_path, "w", encoding="utf-8", newline="") as file:
-            file.write(to_csv(found))
+            file.write(found.to_csv())
     if picture:
-        from vdnn.plot_front import front_picture
-
-        front_picture(found, picture)
+        found.picture(picture)

@@ -25,7 +25,6 @@ from vdnn.commands import (
 from vdnn.commands.searching import certificate, search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
-    from vdnn.explain import Explanation
     from vdnn.memory.cost import Cost
     from vdnn.memory.plan import Plan
     from vdnn.memory.searching import Searching
@@ -130,8 +129,8 @@ def plan(
         with telling(policy) as tell:
             asked = searching_as_asked([policy], seconds, seed, robust, jitter, tell)
             chosen = asked if policy == "search" else policy
-            made, cost, summary, message = _planned(chosen, budget, shaken, options)
-        explanation = _explained(made, cost) if explain else None
+            made, cost, summary, message = planned(chosen, budget, shaken, options)
+        explanation = made.explain() if explain else None
     rows = {"explanation": explanation.summary()} if explanation else {}
     click.echo(json.dumps(summary | rows, indent=2) if as_json else _describe(summary))
     with usage_errors():
@@ -141,13 +140,7 @@ def plan(
     leave(message)
 
 
-def _explained(made: Plan, cost: Cost) -> Explanation:
-    from vdnn.explain import explain
-
-    return explain(made, cost)
-
-
-def _planned(
+def planned(
     policy: str | Searching, budget: str | None, jitter: float | None, options: dict[str, Any]
 ) -> tuple[Plan, Cost, dict[str, Any], str]:
     """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
@@ -185,6 +178,7 @@ def _describe(summary: dict[str, Any]) -> str:
         f"times {summary['time']}; kernels {summary['kernels']}, threads {summary['threads']}",
         f"rules {summary['rules']}; counted: {COUNTED[summary['count']]}",
         f"rewrites {title(summary['rewrites'])}",
+        *summary["notes"],
         *(["floor and oracle are those of the whole batch"] if is_of_whole([summary]) else []),
         "",
     ]

@@ -121,7 +121,7 @@ def _executor(mpi: bool) -> Iterator[tuple[bool, Executor | None]]:
     if MPI.COMM_WORLD.Get_size() == 1:
         raise click.UsageError(f"--mpi: there is one process, and it takes two; start them with\n  {START_MPI}")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
-        yield executor is None, executor
+        yield executor is None, executor  # type: ignore[misc,unused-ignore]  # typed only where mpi4py is installed
 
 
 def _default_processes(path: str) -> int:

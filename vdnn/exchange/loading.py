@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vdnn.train import Trainer
 
 SHOWN = 8  # names of each list in a message
-Source = str | os.PathLike[str] | Mapping[str, Any]
+WeightSource = str | os.PathLike[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def load_weights(
-    trainer: Trainer, source: Source, *, names: Mapping[str, str] | None = None, strict: bool = True
+    trainer: Trainer, source: WeightSource, *, names: Mapping[str, str] | None = None, strict: bool = True
 ) -> LoadedWeights:
     """Replace the trainer's weights and running statistics by those of `source`; see Trainer.load_weights."""
     with _tensors_of(source) as (where, tensors):
@@ -99,7 +99,7 @@ def load_weights(
 
 
 @contextmanager
-def _tensors_of(source: Source) -> Iterator[tuple[str, Mapping[str, StoredTensor]]]:
+def _tensors_of(source: WeightSource) -> Iterator[tuple[str, Mapping[str, StoredTensor]]]:
     """(what messages call the source, its tensors)."""
     if not isinstance(source, Mapping):
         with opened(source) as tensors:

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+from vdnn.naming import among
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray: layers are written once for both
 Shape = tuple[int, ...]
+INIT_KINDS = ("constant", "uniform", "normal")
 
 
 class LayerError(ValueError):
@@ -30,6 +33,10 @@ class Init:
 
     kind: str = "constant"
     scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in INIT_KINDS:
+            raise ValueError(f"no init is of kind {self.kind!r}{among(self.kind, INIT_KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -106,16 +113,6 @@ class Layer:
     A subclass writes `forward` and either `backward` or the pair `backward_weights`, `backward_data`.  Each method
     receives exactly the arrays that its signature names and writes its results into them; a layer never allocates.
 
-    `x` or `x0, x1, ...`  inputs                            `y`         output
-    parameters, saved     as `shapes` declares them         `labels`    a loss's targets
-    `dy`, `dx` (`dx0`..)  gradients; dx is None where nobody wants it   `d<parameter>`  parameter gradients
-    `xp`                  numpy or cupy                     `kernels`   the kernel set
-    `algorithm`           name chosen by the plan           `workspace` its scratch: uint8 array, None if 0 bytes
-    `clock`               what changes from step to step (see vdnn.clock)
-    `samples`             how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
-    `rectify`             of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
-    ====================  ======================================================================================
-=======
     x, y               input and output; with several inputs x0, x1, ...
     parameters, saved  under the names that `shapes` gives them
     labels             a loss's targets
@@ -127,7 +124,7 @@ class Layer:
     workspace          its scratch: uint8 array, None if 0 bytes
     clock              what changes from step to step (see vdnn.clock)
     samples            how many samples the step has in all, of which x may be a part (see vdnn.micro_batches)
-     rectify            of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
+    rectify            of forward and evaluate, by default False: write max(y, 0), never -0.0, in place of y
 
     On a GPU a step is recorded as a graph and replayed, so that a method may be called once for many steps: what
     changes from step to step is in `clock`.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vdnn import clock as clocks
-from vdnn.layers.base import BACKWARD, Array, Layer, LayerError, Shape, Shapes
+from vdnn.layers.base import BACKWARD, Array, Layer, LayerError, Shape, ShapeError, Shapes
 
 GUARD = 64  # bytes on either side of every array, which nobody may write
 PATTERN = 0xA5
@@ -45,6 +45,9 @@ def check_layer(
         kernels = NumpyKernels()
     if not shapes:
         raise TypeError("check_layer needs the shape of at least one input")
+    for shape in shapes:
+        if min(shape, default=0) < 1:
+            raise ShapeError(f"check_layer takes shapes of positive integers, such as (2, 3, 4, 4); got {shape}")
     trial = _Trial(layer, shapes, kernels, seed, labels)
     first = trial.run("float64")
     _check_values(layer, first)

@@ -13,6 +13,7 @@ from typing import Any
 
 from vdnn.layers.base import Algorithm, Array, Init, Layer, LayerError, Shape, ShapeError, Shapes, Spec
 from vdnn.layers.common import asked, has_rectify
+from vdnn.naming import hint
 
 Pair = tuple[int, int]
 Pairs = int | Sequence[int]
@@ -78,7 +79,7 @@ class _Convolution(Layer):
         name: str,
     ) -> None:
         if init not in INITS:
-            raise LayerError(f"init={init!r} is none of {', '.join(INITS)}")
+            raise LayerError(f"init={init!r} is none of {', '.join(INITS)}{hint(init, INITS)}")
         self.init = init
         self.out_channels = count("out_channels", out_channels)
         self.kernel_size = pair("kernel_size", kernel_size, 1)

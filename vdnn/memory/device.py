@@ -1,6 +1,22 @@
 """Device: what every device does alike: two slabs, what lies in them, and which plans it runs.
 
-A device of some kind adds where memory comes from, how it is copied, and how a step runs.
+A device of some kind adds where memory comes from, how it is copied, and how a step runs.  It must provide:
+
+    name, kernels        what it is called, and a kernel set for whose name, storage and threads plans are made
+    _take, close         one slab of device memory, one of host memory and, where `spills`, a file: taken once for all
+    arena_bytes, host    plans, and all given back by close; `host` is the host slab as bytes that NumPy can view
+    limit, free_bytes    the most that it may take while plans are made, and how much it could take
+    view, scratch, span  arrays over bytes of the arena, without a copy: a tensor in its logical shape and the kernels'
+                         storage, or plain bytes; and which bytes such an array covers
+    put, get             copies between an array of the arena and NumPy, done when the call returns
+    copier, spiller      for one offload or prefetch a function that does it, or starts it on the copy's stream
+    _start               a step under way, a `vdnn.memory.run.Run`, which says what is asked of it
+    cost, check_idle     times to decide plans by; RuntimeError while a step is under way, and after close
+
+and it promises what plans rely on: a step starts after all that it waits for has finished; equal plans give equal bits,
+whatever the timing; nothing is written but what a step's arrays cover; what failed leaves the weights as they were.
+tests/memory/test_conformance.py holds every kind of device to it.  With VDNN_DEVICE=module:function in the environment,
+a function (network, optimizer, **options) that returns a device, it holds one of your own to the same.
 """
 
 from __future__ import annotations
@@ -18,6 +34,7 @@ from vdnn.memory.bind import Bound
 from vdnn.memory.cost import Cost
 from vdnn.memory.measure import measured_peak
 from vdnn.memory.plan import Plan, Step
+from vdnn.memory.run import Run
 from vdnn.memory.verify import SAFE, verify
 from vdnn.micro_batches import without_round
 from vdnn.network import Network, Role, Tensor
@@ -135,7 +152,7 @@ class Device(ABC):
         """A copy of a view of the arena, as a NumPy array in logical order."""
 
     @abstractmethod
-    def _start(self, plan: Plan, bound: Bound, timed: bool, apart: bool) -> Any:
+    def _start(self, plan: Plan, bound: Bound, timed: bool, apart: bool) -> Run:
         """Begin a run of `plan`; apart: every step does what it says, none the work of two (vdnn.memory.merging)."""
 
     @abstractmethod
@@ -275,7 +292,7 @@ class Device(ABC):
 
     # ---- steps
 
-    def start(self, plan: Plan, timed: bool = True, apart: bool = False) -> Any:
+    def start(self, plan: Plan, timed: bool = True, apart: bool = False) -> Run:
         """Begin a step: its streams run whatever is issued.  apart: see `execute`."""
         self.settle()
         self.check_idle()
@@ -284,7 +301,7 @@ class Device(ABC):
         bound = self.load(plan)
         return self._start(plan, bound, timed, apart)
 
-    def restore(self, plan: Plan, run: Any) -> str:
+    def restore(self, plan: Plan, run: Run) -> str:
         """Put back what a step that failed has overwritten; why not, if that fails.
 
         `torn` is set then, and if something that was overwritten had no undo copy.

@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdnn.memory.plan import Plan
+from vdnn.memory.run import Run
 from vdnn.memory.trace import Event, Trace
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def begin(plan: Plan, device: Device, timed: bool, apart: bool = False) -> Pendi
 class Pending:
     """A step that was issued, and ends some time."""
 
-    def __init__(self, plan: Plan, run: Any, events: list[Event] | None, stack: ExitStack) -> None:
+    def __init__(self, plan: Plan, run: Run, events: list[Event] | None, stack: ExitStack) -> None:
         self.plan, self._run, self._events, self._stack = plan, run, events, stack
 
     def finish(self) -> Trace | None:
@@ -76,7 +77,7 @@ class Pending:
 
 
 @contextmanager
-def _run_of(plan: Plan, device: Device, timed: bool, apart: bool) -> Iterator[tuple[Any, list[Event]]]:
+def _run_of(plan: Plan, device: Device, timed: bool, apart: bool) -> Iterator[tuple[Run, list[Event]]]:
     """A step begun on the device, and its events if it is timed; whatever goes wrong in the block, nothing stays half
     done.
     """
@@ -101,7 +102,7 @@ def _run_of(plan: Plan, device: Device, timed: bool, apart: bool) -> Iterator[tu
         run.is_open = False
 
 
-def _stop(run: Any) -> None:
+def _stop(run: Run) -> None:
     run.cancel()
     while run.active:
         try:

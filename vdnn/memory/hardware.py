@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +10,7 @@ from importlib.resources import files
 from numbers import Real
 from typing import Any
 
+from vdnn.naming import among
 from vdnn.tape import Op, Tape
 
 
@@ -181,15 +180,9 @@ def roofline(hardware: str = "titan-x", **figures: Any) -> Roofline:
     Raises CostError with the closest names for hardware or a field that there is not, and for figures that cannot be.
     """
     if hardware not in _table():
-        raise CostError(f"no hardware is named {hardware!r}{_nearest(hardware, _table())}")
+        raise CostError(f"no hardware is named {hardware!r}{among(hardware, _table())}")
     known = {"name": hardware} | {k: v["value"] for k, v in _table()[hardware].items() if k != "description"}
     for name in figures:
         if name not in known:
-            raise CostError(f"{hardware} has no figure {name!r}{_nearest(name, known)}")
+            raise CostError(f"{hardware} has no figure {name!r}{among(name, known)}")
     return Roofline(**(known | figures))
-
-
-def _nearest(name: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{hint}; there are {', '.join(known)}"

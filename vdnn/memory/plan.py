@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from vdnn.layers.base import Algorithm
 from vdnn.memory.decisions import CHOICES, Decisions, Fate
 from vdnn.memory.decisions import PlanError as PlanError
+from vdnn.naming import hint
 from vdnn.network import Role, Tensor
 from vdnn.rewrites import title
 from vdnn.tape import GRANULE, Op, Tape, granules
 
 if TYPE_CHECKING:
+    from vdnn.explain import Explanation
+    from vdnn.memory.cost import Cost
     from vdnn.memory.trace import Trace
 
 KINDS = ("compute", "alloc", "free", "offload", "prefetch")
@@ -85,6 +88,7 @@ class Plan:
     host_bytes   size of the host slab: offloaded tensors, inputs, results and the undo area
     disk_bytes   size of the spill file: what of offloaded tensors and the undo area is on disk
     bound_seconds  as a search says: no plan of the step is faster within the budget that this one was found for; else 0
+    cost         the times that it was decided by, if it was made with some; its text and JSON have none
     """
 
     tape: Tape
@@ -95,6 +99,14 @@ class Plan:
     policy: str = ""
     bound_seconds: float = 0.0
     disk_bytes: int = 0
+    cost: Cost | None = None
+
+    def times(self, cost: Cost | None = None) -> Cost:
+        """`cost`, or the times that the plan was decided by.  Raises PlanError if there are neither."""
+        known = self.cost if cost is None else cost
+        if known is None:
+            raise PlanError("the plan was made without times; give some, such as cost=vdnn.roofline('titan-x')")
+        return known
 
     # ---- figures
 
@@ -165,8 +177,14 @@ class Plan:
     # ---- what names mean
 
     def fate(self, name: str) -> Fate | None:
-        """The fate of a buffer; None for what has none (weights, gradients, workspaces)."""
-        return self.decisions.fates.get(name)
+        """The fate of a buffer, or of a tensor in it; None for what has none (weights, gradients, workspaces).
+
+        Raises KeyError, with near matches, for what is not in the plan.
+        """
+        found = self.decisions.fates.get(name)
+        if found is not None or not name or name in self._scratch:
+            return found
+        return self.decisions.fates.get(self.tape.buffer_of[self.tape.tensor(name).name])
 
     def tier(self, name: str) -> str:
         """Where the copy of a buffer is, host or disk; "" of what is never copied."""
@@ -182,14 +200,20 @@ class Plan:
         return tuple(name for name, tier in self._tiers.items() if tier == DISK)
 
     def size(self, name: str) -> int:
-        """Bytes that a buffer, or an op's workspace, takes in the arena."""
+        """Bytes that a buffer, or an op's workspace, takes in the arena.  Raises KeyError with near matches."""
         buffer = self.tape.buffers.get(name)
-        return buffer.nbytes if buffer else granules(self._scratch[name])
+        return buffer.nbytes if buffer else granules(self._workspace_bytes(name))
 
     def payload(self, name: str) -> int:
         """Bytes that a buffer or workspace really holds, without padding."""
         buffer = self.tape.buffers.get(name)
-        return buffer.payload if buffer else self._scratch[name]
+        return buffer.payload if buffer else self._workspace_bytes(name)
+
+    def _workspace_bytes(self, name: str) -> int:
+        if name not in self._scratch:
+            wrong = f"{name!r} is no buffer and no workspace of {self.tape.network}"
+            raise KeyError(f"{wrong}{hint(name, (*self.tape.buffers, *self._scratch))}")
+        return self._scratch[name]
 
     def role(self, name: str) -> Role:
         """The role of a buffer or workspace."""
@@ -291,6 +315,19 @@ class Plan:
         return cls(tape, Decisions(**d), steps, policy=header["policy"], **sizes)
 
     # ---- for people
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was asked for and had no effect, a sentence each (vdnn.notes)."""
+        from vdnn.notes import notes_on
+
+        return notes_on(self)
+
+    def explain(self, cost: Cost | None = None, *, replan: int | Iterable[str] | None = None) -> Explanation:
+        """For every tensor its bytes, uses, fate and stall, why, and what else it could cost; see vdnn.explain."""
+        from vdnn.explain import explain
+
+        return explain(self, cost, replan=replan)
 
     def table(self, trace: Trace | None = None) -> str:
         """Tensor by tensor: fate, bytes, when it leaves and returns; with a trace of the plan also times and stalls."""

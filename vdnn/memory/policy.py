@@ -18,12 +18,12 @@ and returns Decisions, or only {tensor: Fate}; for another tape (tape, Decisions
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdnn import plugins
 from vdnn.importing import imported
 from vdnn.memory.candidates import Found
 from vdnn.memory.checkpointing import checkpoint
@@ -35,6 +35,7 @@ from vdnn.memory.searching import Searching, searching
 from vdnn.memory.timing import timed
 from vdnn.memory.trial import downgraded, least_workspace, trial
 from vdnn.memory.variants import Variant
+from vdnn.naming import among
 from vdnn.rewrites import ALL, STANDARD
 from vdnn.tape import Tape
 
@@ -144,7 +145,8 @@ class PolicyError(ValueError):
 def get(policy: str | Policy) -> tuple[str, Policy]:
     """(name, function) of a policy given by its name, as "module:function", or as the function itself.
 
-    Raises PolicyError with the closest names.
+    A name is one of vdnn's own, or of a distribution that offers one (vdnn.plugins).  Raises PolicyError with the
+    closest names, and for a policy of a distribution that cannot be used.
     """
     if callable(policy):
         return getattr(policy, "__name__", type(policy).__name__), policy
@@ -152,11 +154,19 @@ def get(policy: str | Policy) -> tuple[str, Policy]:
         raise PolicyError(f"a policy is a name, a function or a mapping {{tensor: Fate}}, not {policy!r:.80}")
     if ":" in policy:
         return policy, imported(policy, "fates", PolicyError)
-    if policy not in POLICIES:
-        near = difflib.get_close_matches(policy.lower().replace("-", "_"), POLICIES, n=2, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise PolicyError(f"no policy is named {policy!r}{hint}; there are {', '.join(POLICIES)}, or module:function")
-    return policy, POLICIES[policy]
+    try:
+        plugins.check_clash(policy, POLICIES)
+        found = POLICIES.get(policy) or plugins.load(policy)
+    except plugins.PluginError as error:
+        raise PolicyError(str(error)) from error
+    if found is None:
+        raise PolicyError(f"no policy is named {policy!r}{among(policy, names(), 'or module:function')}")
+    return policy, found
+
+
+def names() -> tuple[str, ...]:
+    """Every policy that has a name: vdnn's own, then those that distributions offer."""
+    return tuple(dict.fromkeys((*POLICIES, *plugins.offered())))
 
 
 def rewrites_of(policy: Any) -> tuple[str, ...]:

@@ -12,15 +12,17 @@ from vdnn.tape import Tape
 
 
 @collector_paused()
-def simulate(plan: Plan, cost: Cost, contention: Contention | None = None) -> Trace:
+def simulate(plan: Plan, cost: Cost | None = None, contention: Contention | None = None) -> Trace:
     """The trace of `plan` on a device where each step takes the time that `cost` says.
 
     A step starts when the step before it on its stream and all steps that it waits for have finished.  Alloc and free
     take no time: their events say when the compute stream is there.
 
+    cost        by default the times that the plan was decided by; PlanError if it knows none
     contention  how compute and copies slow each other down, see `contended`; by default what the cost model says in its
                 `contention`, and if it has none, not at all
     """
+    cost = plan.times(cost)
     if contention is None:
         contention = getattr(cost, "contention", None)
     if contention is not None:

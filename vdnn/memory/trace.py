@@ -241,5 +241,11 @@ class Trace:
 
         return chrome_trace(self)
 
+    def _repr_html_(self) -> str:
+        """The figures and the longest waits, for notebooks."""
+        from vdnn.summaries import trace_html
+
+        return trace_html(self)
+
     def __repr__(self) -> str:
         return f"Trace({self.kind}, {len(self.events)} events, {self.step_seconds:.6g} s)"

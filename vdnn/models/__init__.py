@@ -22,7 +22,6 @@ is each of them as its memory was counted there.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -41,6 +40,7 @@ from vdnn.models.overfeat import overfeat
 from vdnn.models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
 from vdnn.models.unet import unet
 from vdnn.models.vgg import vgg, vgg11, vgg16, vgg19, vgg116, vgg216, vgg316, vgg416
+from vdnn.naming import among, hint
 from vdnn.network import Network
 
 BY_NAME: Mapping[str, Callable[..., Network]] = MappingProxyType(
@@ -91,16 +91,15 @@ def get(name: str, batch: int = 32, *, rules: str = "ours", **options: Any) -> N
     Network.
     """
     if rules not in RULES:
-        raise ValueError(f"rules={rules!r} is none of {', '.join(RULES)}")
+        raise ValueError(f"rules={rules!r} is none of {', '.join(RULES)}{hint(rules, RULES)}")
+    if not isinstance(name, str):
+        raise TypeError(f"a network's name is text, such as 'vgg16' or 'module:function', not {name!r:.80}")
     if name.endswith(".onnx"):
         make: Callable[..., Network] | None = partial(_of_file, name)
     else:
         make = imported(name, "a Network", ValueError) if ":" in name else BY_NAME.get(name)
     if make is None:
-        close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        there = ", ".join(NAMES)
-        raise ValueError(f"no network is named {name!r}{hint}; there are {there}, module:function and FILE.onnx")
+        raise ValueError(f"no network is named {name!r}{among(name, NAMES, 'module:function or FILE.onnx')}")
     if rules == "paper":
         options = {**PAPER_OPTIONS.get(name, {}), **options}
     net = make(batch=batch, **options)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdnn.comparing import csv_of, flat
+from vdnn.html_tables import html_table
 from vdnn.studies.cell import FAILED, FITS, TOO_LARGE, Row
 from vdnn.studies.grid import Study
 from vdnn.studies.keys import KEYS
-from vdnn.tables import html_table, render
+from vdnn.tables import render
 from vdnn.units import format_bytes, format_seconds
 
 KINDS = {"plan": "planned", "simulate": "simulated", "run": "measured"}
@@ -102,7 +103,7 @@ class StudyResult:
         return render(self._title, *self._cells(), width)
 
     def _repr_html_(self) -> str:
-        return html_table(self._title, *self._cells())
+        return html_table(self._title, *self._cells(), rows="cells")
 
     @property
     def _title(self) -> str:

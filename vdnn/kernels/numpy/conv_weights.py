@@ -59,7 +59,7 @@ def weights_plan(g: Geometry, algorithm: str) -> WeightsPlan:
     filters = max(1, min(g.K, budget // 3 // (width * item)))
     pixels = max(1, (budget - filters * width * item) // (width * item))
     boxes = tiles(g.N, *g.outputs, pixels)
-    pixels = max(tile.pixels for tile in boxes)
+    pixels = boxes.most_pixels
     cut = tuple(boxes[a:b] for a, b in spans(len(boxes), -(-len(boxes) // slices)))
     scratch = array_bytes(g.dtype, pixels, width) + array_bytes(g.dtype, filters, width)
     return WeightsPlan(chunks, cut, filters, pixels, partial, scratch)

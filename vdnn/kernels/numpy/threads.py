@@ -190,8 +190,8 @@ class Workers:
     _meet: Meet | None = None  # within a step, where the next operation is soon to come
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads={threads}: at least 1 is needed")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise ValueError(f"threads={threads!r}: a whole number, at least 1, is needed")
         self.threads = threads if threads is not None else available_threads()
         self._lines: list[Line] = []
         self._helpers: list[threading.Thread] = []

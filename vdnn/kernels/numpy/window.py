@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import gcd
+from itertools import product
+from math import gcd, prod
 from typing import NamedTuple, overload
 
 import numpy
@@ -89,6 +90,22 @@ class Tiles(Sequence[Tile]):
 
     def __len__(self) -> int:
         return len(self.images) * len(self.rows) * len(self.columns)
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all tiles."""
+        return prod(sum(b - a for a, b in cuts) for cuts in (self.images, self.rows, self.columns))
+
+    @property
+    def most_pixels(self) -> int:
+        """Output pixels of the largest tile."""
+        return prod(max(b - a for a, b in cuts) for cuts in (self.images, self.rows, self.columns))
+
+    @property
+    def distinct(self) -> tuple[Tile, ...]:
+        """A tile of every shape that there is, without a look at each."""
+        axes = [{b - a: (a, b) for a, b in cuts}.values() for cuts in (self.images, self.rows, self.columns)]
+        return tuple(Tile(*image, *row, *column) for image, row, column in product(*axes))
 
     @overload
     def __getitem__(self, i: int) -> Tile: ...

@@ -18,7 +18,7 @@ import numpy
 from vdnn.kernels.numpy.geometry import Geometry, Pair
 from vdnn.kernels.numpy.layout import Scratch, array_bytes, ceil_div, spans
 from vdnn.kernels.numpy.transforms import TRANSFORMS, Winograd
-from vdnn.kernels.numpy.window import Tile, tiles
+from vdnn.kernels.numpy.window import Tile, Tiles, tiles
 from vdnn.kernels.numpy.winograd_tiles import (
     transform_filter,
     transform_gradient,
@@ -76,10 +76,9 @@ class ConvPlan(NamedTuple):
         return self.filter_bytes + array_bytes(dtype, a, a, self.tiles, A) + array_bytes(dtype, a, a, self.tiles, B)
 
 
-def phases_of(boxes: Sequence[Tile], most: int) -> tuple[Sequence[Tile], ...]:
+def phases_of(boxes: Tiles, most: int) -> tuple[Sequence[Tile], ...]:
     """Boxes in near-equal consecutive groups of about `most` tiles."""
-    total = sum(box.pixels for box in boxes)
-    return tuple(boxes[a:b] for a, b in spans(len(boxes), ceil_div(len(boxes), ceil_div(total, most))))
+    return tuple(boxes[a:b] for a, b in spans(len(boxes), ceil_div(len(boxes), ceil_div(boxes.pixels, most))))
 
 
 def shape_only(C: int, dtype: str) -> Array:
@@ -87,12 +86,10 @@ def shape_only(C: int, dtype: str) -> Array:
     return numpy.empty((0, 0, 0, C), dtype)
 
 
-def block_scratch(
-    winograd: Winograd, boxes: Sequence[Tile], A: int, B: int, dtype: str, fused: bool
-) -> tuple[int, int]:
+def block_scratch(winograd: Winograd, boxes: Tiles, A: int, B: int, dtype: str, fused: bool) -> tuple[int, int]:
     """Bytes of a block's transformed source, if fused, and of everything a worker needs."""
     a, most = winograd.a, 0
-    distinct = {box.shape: box for box in boxes}.values()
+    distinct = boxes.distinct
     inner = max(array_bytes(dtype, a, a, *box.shape, A) for box in distinct) if fused else 0
     for box in distinct:
         scratch = Scratch(None, inner, measures=True)
@@ -173,14 +170,14 @@ def weights_plan(winograd: Winograd, N: int, outputs: Pair, K: int, C: int, dtyp
         most = max(source_scratch(winograd, boxes, K, C, dtype), array_bytes(dtype, K, C) if len(phases) > 1 else 0)
     measuring = Scratch.measuring()
     transform_taps(winograd, None, (0, height(filter_blocks)), shape_only(C, dtype), measuring)
-    size = max(box.pixels for box in boxes) if fused else largest(phases)
+    size = boxes.most_pixels if fused else largest(phases)
     return WeightsPlan(phases, fused, size, filter_blocks, max(most, measuring.most))
 
 
-def source_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: int, dtype: str) -> int:
+def source_scratch(winograd: Winograd, boxes: Tiles, K: int, C: int, dtype: str) -> int:
     """Bytes that a worker needs to transform blocks of x and of dy."""
     most = 0
-    for box in {box.shape: box for box in boxes}.values():
+    for box in boxes.distinct:
         source, gradient = Scratch.measuring(), Scratch.measuring()
         transform_input(winograd, shape_only(C, dtype), box, (0, 0), None, 0, source)
         transform_gradient(winograd, shape_only(K, dtype), box, None, 0, gradient)
@@ -188,9 +185,9 @@ def source_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: int, dt
     return most
 
 
-def fused_weights_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: int, dtype: str) -> int:
+def fused_weights_scratch(winograd: Winograd, boxes: Tiles, K: int, C: int, dtype: str) -> int:
     """Bytes of a worker's block, transformed, and of the transforms' scratch, which becomes the product."""
-    a, size = winograd.a, max(box.pixels for box in boxes)
+    a, size = winograd.a, boxes.most_pixels
     product = array_bytes(dtype, a, a, K, C)
     blocks = array_bytes(dtype, a, a, size, C) + array_bytes(dtype, a, a, size, K)
     return blocks + max(product, source_scratch(winograd, boxes, K, C, dtype))
@@ -198,7 +195,7 @@ def fused_weights_scratch(winograd: Winograd, boxes: Sequence[Tile], K: int, C: 
 
 def largest(phases: tuple[Sequence[Tile], ...]) -> int:
     """Tiles in the largest phase."""
-    return max(sum(box.pixels for box in phase) for phase in phases)
+    return max(p.pixels if isinstance(p, Tiles) else sum(box.pixels for box in p) for p in phases)
 
 
 def blocks_of_filters(winograd: Winograd, K: int, C: int, item: int) -> tuple[Pair, ...]:
