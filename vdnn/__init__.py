@@ -26,6 +26,7 @@ from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
 from vdnn.optimizers import SGD, Adam, Optimizer
 from vdnn.planning import plan
+from vdnn.records import Table, TableError
 from vdnn.tape import Op, Tape
 from vdnn.train import Epoch, Evaluation, Trainer, TrainingError
 
@@ -74,6 +75,8 @@ __all__ = [
     "SpillError",
     "SpillWarning",
     "Step",
+    "Table",
+    "TableError",
     "Tape",
     "Tensor",
     "Trace",
