@@ -26,8 +26,10 @@ from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
 from vdnn.optimizers import SGD, Adam, Optimizer
 from vdnn.planning import plan
+from vdnn.recorder import Recorder, RecordingError, record
 from vdnn.records import Table, TableError
 from vdnn.tape import Op, Tape
+from vdnn.trace_files import TraceError
 from vdnn.train import Epoch, Evaluation, Trainer, TrainingError
 
 __version__ = "0.1.0"
@@ -68,6 +70,8 @@ __all__ = [
     "Plan",
     "PlanError",
     "Role",
+    "Recorder",
+    "RecordingError",
     "SearchError",
     "ShapeError",
     "Shapes",
@@ -80,6 +84,7 @@ __all__ = [
     "Tape",
     "Tensor",
     "Trace",
+    "TraceError",
     "Trainer",
     "TrainingError",
     "build",
@@ -93,6 +98,7 @@ __all__ = [
     "measured",
     "models",
     "plan",
+    "record",
     "roofline",
     "schedules",
     "searching",

@@ -97,7 +97,7 @@ jitter_option = click.option("--jitter", help="Say by how much the step slows if
 @click.option("--table", is_flag=True, help="Print the fate of every tensor.")
 @click.option("--explain", is_flag=True, help="Print the fate of every tensor, what it costs and saves, and why.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")
-@click.option("--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev.")
+@click.option("--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev; .gz: small.")
 @jitter_option
 @search_options
 def plan(
@@ -130,7 +130,7 @@ def plan(
         with telling(policy) as tell:
             asked = searching_as_asked([policy], seconds, seed, robust, jitter, tell)
             chosen = asked if policy == "search" else policy
-            made, cost, summary, message = _planned(chosen, budget, shaken, options)
+            made, cost, summary, message = planned(chosen, budget, shaken, options)
         explanation = _explained(made, cost) if explain else None
     rows = {"explanation": explanation.summary()} if explanation else {}
     click.echo(json.dumps(summary | rows, indent=2) if as_json else _describe(summary))
@@ -147,7 +147,7 @@ def _explained(made: Plan, cost: Cost) -> Explanation:
     return explain(made, cost)
 
 
-def _planned(
+def planned(
     policy: str | Searching, budget: str | None, jitter: float | None, options: dict[str, Any]
 ) -> tuple[Plan, Cost, dict[str, Any], str]:
     """(plan, times, its summary, why it does not fit or ""); the smallest plan found if none fits."""
@@ -218,5 +218,4 @@ def _show(simulated: Trace, budget: int, table: bool, picture: str | None, trace
 
         memory_picture(simulated, picture, budget)
     if trace:
-        with open(trace, "w", encoding="utf-8") as file:
-            file.write(simulated.to_chrome())
+        simulated.to_chrome(trace)
