@@ -17,6 +17,7 @@ from vdnn.commands.hardware import hardware
 from vdnn.commands.measure import measure
 from vdnn.commands.plan import plan
 from vdnn.commands.train import train
+from vdnn.commands.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, compare, fit, train, measure, hardware):
+for command in (plan, view, compare, fit, train, measure, hardware):
     main.add_command(command)
 
 if __name__ == "__main__":
