@@ -1,4 +1,4 @@
-"""A headless Chromium with no network, for pages that must work alone; see test_timeline_browser and `make view-test`."""
+"""A headless Chromium, for pages that must work without a network; see test_timeline_browser and `make view-test`."""
 
 from __future__ import annotations
 

@@ -51,10 +51,14 @@ def test_a_trace_of_one_step_keeps_the_rules_of_its_format(policy):
 
 def test_rules_of_the_format_that_are_broken_are_found():
     good = {"ph": "X", "pid": 1, "tid": 1, "name": "a", "ts": 0, "dur": 2}
-    assert problems([good, {**good, "ts": 1, "dur": 2}]) == ["on thread 1.1 'a' begins at 1 inside of 'a' and ends after it"]
+    assert problems([good, {**good, "ts": 1, "dur": 2}]) == [
+        "on thread 1.1 'a' begins at 1 inside of 'a' and ends after it"
+    ]
     arrow = {"ph": "s", "pid": 1, "tid": 1, "name": "w", "cat": "w", "id": 7, "ts": 1}
     assert problems([good, arrow]) == ["arrow 7 has 1 begin, 0 end"]
-    assert problems([good, arrow, {**arrow, "ph": "f", "bp": "e", "ts": 9}]) == ["arrow 7 is at 9 on thread 1.1 outside of all slices"]
+    assert problems([good, arrow, {**arrow, "ph": "f", "bp": "e", "ts": 9}]) == [
+        "arrow 7 is at 9 on thread 1.1 outside of all slices"
+    ]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"traceEvents": [{**arrow, "id": "1-2"}]}, SCHEMA)
     with pytest.raises(jsonschema.ValidationError):
@@ -105,7 +109,7 @@ def test_what_is_over_the_limit_is_left_out_from_the_oldest_on(trainer, tmp_path
     assert path.stat().st_size <= whole - 1000
     begins = [e["ts"] for e in check(path.read_text()) if e.get("cat") == "compute"]
     assert min(begins) > 1e6 * recorder.sums[1].begin - 1
-    with pytest.raises(vdnn.RecordingError, match="the sums alone take .* the limit is 100 B"):
+    with pytest.raises(vdnn.RecordingError, match=r"the sums alone take .* the limit is 100 B"):
         recorder.to_chrome(tmp_path / "none.json", limit=100)
     assert not (tmp_path / "none.json").exists()
 

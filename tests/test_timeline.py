@@ -3,11 +3,13 @@ from __future__ import annotations
 import builtins
 import re
 import sys
+from itertools import pairwise
 
 import networks
 import pytest
 from click.testing import CliRunner
 
+from vdnn import timeline_data
 from vdnn.__main__ import main
 from vdnn.memory.cost import roofline
 from vdnn.memory.policy import OWN
@@ -15,7 +17,8 @@ from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Trace
 from vdnn.planning import plan
 from vdnn.plot import PlotError
-from vdnn.timeline_data import figures, memory_blocks, stream_bars
+from vdnn.timeline_data import memory_blocks, stream_bars
+from vdnn.timeline_figures import figures
 
 COST = roofline("host")
 LIMIT = 6_000_000  # bytes of a page
@@ -42,7 +45,7 @@ def test_blocks_add_up_to_the_live_bytes_at_every_time(policy):
     trace = traced(policy=policy)
     blocks = memory_blocks(trace)
     times = trace.timeline.times
-    for i, (at, after) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (at, after) in enumerate(pairwise(times)):
         middle = (at + after) / 2
         there = sorted((b.bottom, b.top, b.role) for b in blocks if b.left <= middle < b.right)
         assert sum(top - bottom for bottom, top, _ in there) == trace.timeline.total[i]
@@ -70,8 +73,28 @@ def test_lanes_hold_every_op_and_copy_and_no_two_at_once(trace):
     for lane in ("compute", "offload", "prefetch"):
         spans = sorted((bar.left, bar.right) for bar in bars if bar.lane == lane)
         assert len(spans) > 3
-        for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (begin, _) in pairwise(spans):
             assert begin >= end - 1e-12
+
+
+def test_a_step_with_very_many_marks_is_drawn_more_coarsely(trace, monkeypatch):
+    fine, every = memory_blocks(trace), stream_bars(trace)
+    monkeypatch.setattr(timeline_data, "MOST", 50)
+    monkeypatch.setattr(timeline_data, "FINEST", 20)
+    coarse, joined = memory_blocks(trace), stream_bars(trace)
+    assert len(coarse) <= 8 * 21 < len(fine)
+    assert len(joined) < len(every)
+    assert figures(trace, None)["drawn"] == f"to 1/20 of the step, as it has {len(trace.events)} events"
+    assert max(block.right for block in coarse) == max(block.right for block in fine)
+    times, total = trace.timeline.times, trace.timeline.total
+    assert {block.total for block in coarse if block.left in times} <= set(total)
+    assert sum("drawn as one" in bar.about for bar in joined) > 3
+    for lane in {bar.lane for bar in every}:
+        ends = [
+            (min(b.left for b in bars if b.lane == lane), max(b.right for b in bars if b.lane == lane))
+            for bars in (every, joined)
+        ]
+        assert ends[0] == ends[1]
 
 
 def test_stalls_are_drawn_as_long_as_they_are_and_name_the_copy(trace):
@@ -138,6 +161,7 @@ def test_without_bokeh_it_says_what_to_install_and_writes_nothing(tmp_path, monk
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(PlotError, match=r"pip install 'vdnn\[view\]'"):
         trace.save_html(tmp_path / "page.html")
+    assert "pip install 'vdnn[view]'" in run("digits_vgg", "-o", tmp_path / "page.html").stderr
     assert not (tmp_path / "page.html").exists()
 
 
@@ -177,6 +201,7 @@ def test_a_plan_that_does_not_fit_is_drawn_with_status_3(tmp_path):
     assert "over by" in out.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("bokeh")
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -7,6 +7,7 @@ numbers here, which is Perfetto's rule: it drops others.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 _NUMBER = {"type": "number", "minimum": 0}
 _PLACE = {"pid": {"type": "integer"}, "tid": {"type": "integer", "minimum": 1}}
@@ -57,7 +58,7 @@ def problems(events):
     found = []
     for (pid, tid), spans in slices.items():
         spans.sort(key=lambda span: (span[0], -span[1]))
-        for (_, end, name), (begin, after, inner) in zip(spans, spans[1:], strict=False):
+        for (_, end, name), (begin, after, inner) in pairwise(spans):
             if begin < end < after:
                 found.append(f"on thread {pid}.{tid} {inner!r} begins at {begin} inside of {name!r} and ends after it")
     arrows = {}

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -172,11 +171,11 @@ def _sum_records(sums: list[Sums]) -> Iterator[Record]:
         arguments: dict[str, Any] = {name: _short(getattr(row, name)) for name in names}
         times = {"ts": start, "dur": round(finish - start, 3)}
         yield {"ph": "X", **where, "name": title, "cat": "step", **times, "args": {"steps": row.count, **arguments}}
-    for before, row in pairwise([None, *sums]):
-        assert row is not None
-        each = {"ms": round(1e3 * row.seconds / row.count, 4)}
-        if before is None or before.seconds / before.count != row.seconds / row.count:
-            yield {"ph": "C", "pid": SUMS_PROCESS, "name": "step, mean", "ts": micro(row.begin), "args": each}
+        yield {"ph": "C", "pid": SUMS_PROCESS, "name": "step, mean", "ts": start, "args": {"ms": _mean_ms(row)}}
+
+
+def _mean_ms(row: Sums) -> float:
+    return round(1e3 * row.seconds / row.count, 4)
 
 
 def _short(value: float) -> float:

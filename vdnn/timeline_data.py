@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vdnn.memory.plan import DISK
 from vdnn.network import Role
 from vdnn.trace_files import shown_name
-from vdnn.units import format_bytes, format_seconds
+from vdnn.units import format_bytes
 
 if TYPE_CHECKING:
     from vdnn.memory.trace import Event, Trace
@@ -22,8 +22,8 @@ STACK = (
 )
 LANES = ("compute", "offload", "prefetch", "write to disk", "read from disk")
 NAMED = 3  # of the tensors of a role, the largest that are named
-FINEST = 4000  # a step with more marks than MOST is drawn to so many parts of its time
-MOST = 20000
+FINEST = 2000  # a step with more events than MOST is drawn to so many parts of its time
+MOST = 18000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ class Bar:
     right: float
     title: str
     about: str
+
+
+def is_coarse(trace: Trace) -> bool:
+    """Whether a step has so many events that a page shows what is short together."""
+    return len(trace.events) > MOST
 
 
 # ---- memory
@@ -112,7 +117,7 @@ def memory_blocks(trace: Trace) -> list[Block]:
     """Live bytes over the step, stacked by role; neighbours with the same tensors at the same height are one block.
 
     Under network-wide lifetimes each role has all its bytes all the time.  Of a step with very many changes those are
-    drawn that come first after each of 4,000 equal parts of its time.
+    drawn that come first after each of 2,000 equal parts of its time.
     """
     if trace.plan.decisions.lifetimes == "network":
         return _whole_step(trace)
@@ -122,12 +127,13 @@ def memory_blocks(trace: Trace) -> list[Block]:
             changes.setdefault(birth, []).append((identity, name, True))
             changes.setdefault(death, []).append((identity, name, False))
     stack, blocks = _Stack(trace), list[Block]()
-    least = trace.step_seconds / FINEST if len(changes) > MOST else 0.0
+    least = trace.step_seconds / FINEST if is_coarse(trace) else 0.0
     drawn = float("-inf")
+    end = max(changes, default=0.0)
     for at in sorted(changes):
         for change in sorted(changes[at], key=lambda change: change[2]):  # first what ends
             stack.change(*change)
-        if at - drawn >= least or at >= trace.step_seconds:
+        if at - drawn >= least or at == end:
             blocks += stack.turn(at)
             drawn = at
     return blocks
@@ -157,7 +163,7 @@ def stream_bars(trace: Trace) -> list[Bar]:
             continue
         bars.append(_op_bar(event, trace, seen) if event.step.kind == "compute" else _copy_bar(event, trace))
     bars += _stall_bars(trace)
-    return _drawn_together(bars, trace.step_seconds / FINEST) if len(bars) > MOST else bars
+    return _drawn_together(bars, trace.step_seconds / FINEST) if is_coarse(trace) else bars
 
 
 def _op_bar(event: Event, trace: Trace, seen: set[str]) -> Bar:
@@ -220,32 +226,3 @@ def _drawn_together(bars: list[Bar], least: float) -> list[Bar]:
             out.append(bar)
             counts.append(1)
     return out
-
-
-# ---- figures
-
-
-def figures(trace: Trace, budget: int | None) -> dict[str, str]:
-    """What a reader wants to know first, {what: in words}."""
-    plan = trace.plan
-    stalls = sum(stall.seconds for stall in trace.stalls)
-    moved = trace.moved_bytes
-    told = {
-        "times": trace.kind,
-        "the step takes": format_seconds(trace.step_seconds),
-        "of it stalled": f"{format_seconds(stalls)} ({stalls / (trace.step_seconds or 1):.1%})",
-        "budget": "none given" if budget is None else format_bytes(budget),
-        "arena": format_bytes(plan.arena_bytes) + _against(plan.arena_bytes, budget),
-        "peak, average": f"{format_bytes(plan.peak_bytes)}, {format_bytes(trace.average_bytes)}",
-        "copied out, back": f"{format_bytes(moved['offload'])}, {format_bytes(moved['prefetch'])}",
-        "copying hidden": f"{trace.hidden_copy_fraction:.0%} of {format_seconds(trace.copy_seconds)}",
-    }
-    if plan.disk_bytes:
-        told["spill file"] = format_bytes(plan.disk_bytes)
-    return told
-
-
-def _against(arena: int, budget: int | None) -> str:
-    if budget is None:
-        return ""
-    return " (fits)" if arena <= budget else f" (over by {format_bytes(arena - budget)})"

@@ -131,7 +131,12 @@ def test_the_chrome_trace_has_streams_as_threads_and_memory_as_a_counter(trace):
 def test_slices_tell_tensor_layer_and_bytes(trace):
     slices = {e["name"]: e["args"] for e in json.loads(trace.to_chrome())["traceEvents"] if e["ph"] == "X"}
     assert slices["offload y"] == {
-        **{"step": 5, "layer": "1", "after": "3", "tensor": "y", "bytes": 4096, "tier": "host"},
+        "step": 5,
+        "layer": "1",
+        "after": "3",
+        "tensor": "y",
+        "bytes": 4096,
+        "tier": "host",
     }
     assert slices["b2"]["bytes"] == 4096 + 1024 + 1024
     assert slices["b2"]["layer"] == "2"
@@ -158,8 +163,16 @@ def test_tables_have_units_and_kind_in_their_columns(trace):
 
 def test_a_buffer_belongs_to_the_layer_that_writes_it_first(trace):
     assert trace.layers == {
-        **{"f1": "1", "f2": "2", "b2": "2", "f1.workspace": "1", "f2.workspace": "2", "b2.workspace": "2"},
-        **{"x": "1", "y": "1", "y2": "2", "g": "2"},
+        "f1": "1",
+        "f2": "2",
+        "b2": "2",
+        "f1.workspace": "1",
+        "f2.workspace": "2",
+        "b2.workspace": "2",
+        "x": "1",
+        "y": "1",
+        "y2": "2",
+        "g": "2",
     }
 
 

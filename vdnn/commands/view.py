@@ -48,9 +48,10 @@ def view(
     NETWORK is a name, such as vgg16, or module:function, and its step is simulated; or it is a .json file that
     trace.to_json(path) wrote, of a step that was simulated or measured.
     """
-    from vdnn.timeline import page
+    from vdnn.timeline import page, require_bokeh
 
     with usage_errors():
+        require_bokeh()  # said before planning
         _check_search([policy, against], options)
         ending("--out", out, ".html", ".htm")
         check_writable(out)
@@ -122,21 +123,24 @@ def _simulated(policy: str, budget: str | None, options: dict[str, Any]) -> tupl
 
 def _say(out: str, traces: list[Trace], limit: int | None, as_json: bool) -> None:
     """What was written, and what it shows."""
+    from vdnn.tables import headline
     from vdnn.units import format_bytes, format_seconds
 
     size = os.path.getsize(out)
     told = [
         {
-            **{"network": trace.plan.tape.network, "batch": trace.plan.tape.batch, "policy": trace.plan.policy},
-            **{"time": trace.kind, "step_seconds": trace.step_seconds, "arena_bytes": trace.plan.arena_bytes},
+            "network": trace.plan.tape.network,
+            "batch": trace.plan.tape.batch,
+            "policy": trace.plan.policy,
+            "time": trace.kind,
+            "step_seconds": trace.step_seconds,
+            "arena_bytes": trace.plan.arena_bytes,
         }
         for trace in traces
     ]
     if as_json:
         click.echo(json.dumps({"page": out, "page_bytes": size, "budget_bytes": limit, "traces": told}, indent=2))
         return
-    for one in told:
-        arena, step = format_bytes(one["arena_bytes"]), format_seconds(one["step_seconds"])
-        policy = one["policy"] or "own decisions"
-        click.echo(f"{one['network']}, batch {one['batch']}, {policy}: arena {arena}, {step} a step, {one['time']}")
+    for trace in traces:
+        click.echo(f"{headline(trace.plan)}; {format_seconds(trace.step_seconds)} a step, {trace.kind}")
     click.echo(f"wrote {out}, {format_bytes(size)}: open it in a browser")
