@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo paper vgg-e arena brute-force certificates monotone search-speed measured-search loader rewrites \
 	study test cupy docs tutorials lint bench bench-cpu bench-memory torch-agreement kernels-least scale predict \
-	kernels fragmentation pool \
+	kernels fragmentation pool timeline view-test \
 	least-budget gpu-test gpu-bench clean
 
 help:  ## show this list
@@ -38,6 +38,12 @@ tutorials: $(VENV)/docs.stamp  ## run the notebooks, so that make docs shows wha
 
 bench: $(VENV)/plot.stamp  ## time planning, and a plan against a bare loop over its kernels
 	$(BIN)/python experiments/bench.py
+
+timeline: $(VENV)/view.stamp  ## write timeline pages (simulated and measured) and record 10,000 steps
+	$(BIN)/python experiments/timeline.py
+
+view-test: $(VENV)/browser.stamp  ## test pages in Chromium and traces in Perfetto (apt install chromium chromium-driver)
+	$(BIN)/python -m pytest tests/test_timeline_browser.py tests/test_perfetto.py -rs
 
 scale: $(VENV)/plot.stamp  ## time planning from 100 to 10,000 layers
 	$(BIN)/python experiments/scale.py

@@ -31,7 +31,10 @@ templates_path: list[str] = []
 nitpicky = True
 smartquotes = False  # "all" is a value that can be typed
 nitpick_ignore_regex = [
-    ("py:class", r"(collections|concurrent|contextlib|numpy|os|pathlib)\..*|Path"),  # other projects' pages are elsewhere
+    (
+        "py:class",
+        r"(collections|concurrent|contextlib|numpy|os|pathlib)\..*|Path",
+    ),  # other projects' pages are elsewhere
     ("py:class", r"vdnn\.\w+\..*"),  # types that are not public: seen in signatures, some without a page
     ("py:class", r"Cost|Image|Labels|Images|Samples|WeightSource"),  # names of types, as the source has them
 ]

@@ -31,8 +31,11 @@ from vdnn.memory.verify import verify
 from vdnn.network import Network, Role, Tensor
 from vdnn.optimizers import SGD, Adam, Optimizer
 from vdnn.planning import plan
+from vdnn.recorder import Recorder, RecordingError, record
+from vdnn.records import Table, TableError
 from vdnn.studies import StudyError, StudyResult, StudyStopped, study
 from vdnn.tape import Op, Tape
+from vdnn.trace_files import TraceError
 from vdnn.train import Epoch, Evaluation, Trainer, TrainingError
 
 __version__ = "0.1.0"
@@ -76,6 +79,8 @@ __all__ = [
     "Optimizer",
     "Plan",
     "PlanError",
+    "Recorder",
+    "RecordingError",
     "Role",
     "SearchError",
     "ShapeError",
@@ -87,9 +92,12 @@ __all__ = [
     "StudyError",
     "StudyResult",
     "StudyStopped",
+    "Table",
+    "TableError",
     "Tape",
     "Tensor",
     "Trace",
+    "TraceError",
     "Trainer",
     "TrainingError",
     "build",
@@ -106,6 +114,7 @@ __all__ = [
     "models",
     "plan",
     "read_weights",
+    "record",
     "roofline",
     "schedules",
     "searching",

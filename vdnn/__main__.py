@@ -20,6 +20,7 @@ from vdnn.commands.plan import plan
 from vdnn.commands.policies import policies
 from vdnn.commands.study import study
 from vdnn.commands.train import train
+from vdnn.commands.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +31,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-for command in (plan, explain, compare, fit, study, train, measure, hardware, policies):
+for command in (plan, view, explain, compare, fit, study, train, measure, hardware, policies):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def memory_picture(trace: Trace, path: str | Path, budget: int | str | None = No
     figure = Figure(figsize=(10, 5.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     memory, streams = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1.15])
-    scale, unit = _time_scale(trace.step_seconds)
+    scale, unit = time_scale(trace.step_seconds)
     _draw_memory(memory, trace, scale, None if budget is None else parse_bytes(budget))
     _draw_streams(streams, trace, scale)
     streams.set_xlabel(f"time in the step, {unit} ({trace.kind})")
@@ -65,14 +65,15 @@ def _title(trace: Trace) -> str:
     return f"{tape.network}, {tape.batch_label}, {policy}: {format_bytes(trace.plan.arena_bytes)}, {step} a step"
 
 
-def _time_scale(seconds: float) -> tuple[float, str]:
+def time_scale(seconds: float) -> tuple[float, str]:
+    """(by what seconds are multiplied, the unit that they are then in), for an axis that long."""
     return (1.0, "s") if seconds >= 2 else (1e3, "ms") if seconds >= 2e-3 else (1e6, "us")
 
 
 def _draw_memory(axes: Any, trace: Trace, scale: float, budget: int | None) -> None:
     times, by_role = trace.timeline
     highest = max(trace.timeline.total, default=0)
-    size, unit = _byte_scale(max(highest, trace.plan.arena_bytes))
+    size, unit = byte_scale(max(highest, trace.plan.arena_bytes))
     roles = [role for role in COLOURS if max(by_role.get(role, [0])) > highest / 500]
     axes.stackplot(
         [at * scale for at in times],
@@ -109,7 +110,8 @@ def _label(axes: Any, height: float, text: str, colour: str, left: bool = False)
     axes.text(x, height, text, transform=axes.get_yaxis_transform(), ha=side, va="bottom", fontsize=9, color=colour)
 
 
-def _byte_scale(count: int) -> tuple[int, str]:
+def byte_scale(count: int) -> tuple[int, str]:
+    """(by what bytes are divided, the unit that they are then in), for an axis that high."""
     for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 2 * 2**exponent:
             return 2**exponent, unit

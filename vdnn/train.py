@@ -156,6 +156,7 @@ class Trainer:
         self.epoch = 0  # epochs completed
         self.position = 0  # batches done of the next one
         self.trace: Trace | None = None
+        self.observers: list[Callable[[Trace, float], None]] = []  # each is called with a step's trace and loss
         self._busy = threading.RLock()
         self._running: _Running | None = None
         self._rescued = False
@@ -286,6 +287,9 @@ class Trainer:
                     running.loss.fail()
                     self.steps_done -= 1
                     self.position = running.position
+            if self.trace is not None:
+                for observer in tuple(self.observers):
+                    observer(self.trace, value)
 
     @contextmanager
     def _rescuing(self, plan: Plan) -> Iterator[None]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 
@@ -13,6 +14,7 @@ from vdnn.memory.policy import OWN
 from vdnn.memory.simulate import simulate
 from vdnn.memory.trace import Event, Stall, Trace
 from vdnn.planning import plan as make
+from vdnn.trace_files import TraceError
 
 
 @pytest.fixture
@@ -111,11 +113,94 @@ def test_json_has_figures_events_stalls_and_memory(trace):
 def test_the_chrome_trace_has_streams_as_threads_and_memory_as_a_counter(trace):
     events = json.loads(trace.to_chrome())["traceEvents"]
     threads = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
-    assert threads == {"compute": 0, "offload": 1, "prefetch": 2}
+    assert threads == {"compute": 1, "offload": 2, "prefetch": 3}  # Perfetto gives thread 0 no name
     slices = {e["name"]: (e["tid"], e["ts"], e["dur"]) for e in events if e["ph"] == "X" and e["dur"]}
-    assert slices["b2"] == (0, 12e6, 1e6)
-    assert slices["prefetch y"] == (2, 8e6, 4e6)
+    assert slices["b2"] == (1, 12e6, 1e6)
+    assert slices["prefetch y"] == (3, 8e6, 4e6)
     counters = [e["args"]["feature map"] for e in events if e["ph"] == "C"]
     assert counters == trace.timeline.bytes["feature map"]
-    arrows = [(e["tid"], e["ts"]) for e in events if e["ph"] in "sf" and e["id"] == "10-12"]
-    assert arrows == [(2, 12e6), (0, 12e6)]
+    by_id = {}
+    for e in events:
+        if e["ph"] in "sf":
+            by_id.setdefault(e["id"], []).append((e["name"], e["tid"], e["ts"]))
+    assert [("wait", 3, 12e6 - 1), ("wait", 1, 12e6)] in by_id.values()
+    assert [("round trip", 2, 8e6 - 1), ("round trip", 3, 8e6)] in by_id.values()
+    assert len([pair for pair in by_id.values() if pair[0][0] == "round trip"]) == 1
+
+
+def test_slices_tell_tensor_layer_and_bytes(trace):
+    slices = {e["name"]: e["args"] for e in json.loads(trace.to_chrome())["traceEvents"] if e["ph"] == "X"}
+    assert slices["offload y"] == {
+        "step": 5,
+        "layer": "1",
+        "after": "3",
+        "tensor": "y",
+        "bytes": 4096,
+        "tier": "host",
+    }
+    assert slices["b2"]["bytes"] == 4096 + 1024 + 1024
+    assert slices["b2"]["layer"] == "2"
+
+
+def test_a_chrome_trace_in_a_file_is_compressed_if_its_name_says_so(trace, tmp_path):
+    text = trace.to_chrome(tmp_path / "trace.json")
+    trace.to_chrome(tmp_path / "trace.json.gz")
+    assert (tmp_path / "trace.json").read_text() == text
+    assert gzip.decompress((tmp_path / "trace.json.gz").read_bytes()).decode() == text
+
+
+def test_tables_have_units_and_kind_in_their_columns(trace):
+    assert trace.table().columns == (
+        *("index", "stream", "kind", "name", "start_seconds_simulated", "finish_seconds_simulated"),
+        *("bytes", "layer", "algorithm", "tier"),
+    )
+    assert trace.table("memory").columns == ("seconds_simulated", "feature map", "gradient map", "input", "total")
+    assert trace.table("memory").column("total") == trace.timeline.total
+    assert trace.table("stalls").rows[1] == (12, "b2", "2", 6, "y", "prefetch", 4096)
+    with pytest.raises(TraceError, match="no table 'stall'; it has events, memory, stalls; did you mean stalls"):
+        trace.table("stall")
+
+
+def test_a_buffer_belongs_to_the_layer_that_writes_it_first(trace):
+    assert trace.layers == {
+        "f1": "1",
+        "f2": "2",
+        "b2": "2",
+        "f1.workspace": "1",
+        "f2.workspace": "2",
+        "b2.workspace": "2",
+        "x": "1",
+        "y": "1",
+        "y2": "2",
+        "g": "2",
+    }
+
+
+def broken(text, change):
+    data = json.loads(text)
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data.pop("plan"), "has no plan"),
+        (lambda data: data.update(format="vdnn plan 1"), "is not 'vdnn trace 1'"),
+        (lambda data: data.update(time="guessed"), "neither 'simulated' nor 'measured'"),
+        (lambda data: data["events"][3].__setitem__(3, "f2"), "is not step 3 of the plan"),
+        (lambda data: data["events"][3].__setitem__(0, 99), "is not step 99 of the plan: None"),
+        (lambda data: data["events"][3].__setitem__(5, 0.5), "runs from 1.* to 0.5 seconds"),
+        (lambda data: data["events"][3].pop(), "not a trace in JSON"),
+        (lambda data: data["plan"].pop("steps"), "not a trace in JSON: PlanError"),
+    ],
+)
+def test_json_that_is_no_trace_is_refused(trace, change, why):
+    with pytest.raises(TraceError, match=why):
+        Trace.from_json(broken(trace.to_json(), change))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "null"])
+def test_text_that_is_no_trace_is_refused(text):
+    with pytest.raises(TraceError):
+        Trace.from_json(text)

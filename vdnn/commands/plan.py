@@ -96,7 +96,9 @@ jitter_option = click.option("--jitter", help="Say by how much the step slows if
 @click.option("--table", is_flag=True, help="Print the fate of every tensor.")
 @click.option("--explain", is_flag=True, help="Print the fate of every tensor, what it costs and saves, and why.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")
-@click.option("--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev.")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False), help="Write the simulated step for ui.perfetto.dev; .gz: small."
+)
 @jitter_option
 @search_options
 def plan(
@@ -213,5 +215,4 @@ def _show(simulated: Trace, budget: int, table: bool, picture: str | None, trace
 
         memory_picture(simulated, picture, budget)
     if trace:
-        with open(trace, "w", encoding="utf-8") as file:
-            file.write(simulated.to_chrome())
+        simulated.to_chrome(trace)

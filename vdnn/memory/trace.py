@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from vdnn.memory.plan import Plan, Step, workspace_of
+
+if TYPE_CHECKING:
+    from vdnn.records import Table
 
 COPIES = ("offload", "prefetch")
 
@@ -155,18 +157,27 @@ class Trace:
                 yield step.name, at, self.plan.steps[at].offset, *(whole if static or not span else span)
             elif i in self._times:
                 start, finish = self._times[i]
-                for name in self._touched(step):
+                for name in self.touched(step):
                     if name in spans:
                         born, died = spans[name] or (start, finish)
                         spans[name] = min(born, start), max(died, finish)
         for name, at in alloc.items():
             yield name, at, self.plan.steps[at].offset, *whole
 
-    def _touched(self, step: Step) -> tuple[str, ...]:
+    def touched(self, step: Step) -> tuple[str, ...]:
+        """The buffers, and the workspace, that a step reads or writes."""
         if step.kind != "compute":
             return (step.name,)
         k = self.plan.tape.index[step.name]
-        return (*self.plan.tape.reads[k], *self.plan.tape.writes[k], workspace_of(step.name))
+        both = dict.fromkeys((*self.plan.tape.reads[k], *self.plan.tape.writes[k]))
+        return (*both, workspace_of(step.name))
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """{op, buffer or workspace: its layer}; see vdnn.trace_files."""
+        from vdnn.trace_files import layers_of
+
+        return layers_of(self.plan.tape)
 
     @cached_property
     def average_bytes(self) -> int:
@@ -204,42 +215,63 @@ class Trace:
         for name, _, _, birth, death in self.lives():
             yield str(self.plan.role(name)), self.plan.size(name), birth, death
 
-    # ---- files
+    # ---- data and files
 
-    def to_csv(self) -> str:
-        """One line per event: index, stream, kind, name, start and finish in seconds, bytes copied."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            ["index", "stream", "kind", "name", f"start_seconds_{self.kind}", f"finish_seconds_{self.kind}", "bytes"]
-        )
-        for e in self.events:
-            size = self.plan.payload(e.step.name) if e.step.kind != "compute" else ""
-            writer.writerow([e.index, e.stream, e.step.kind, e.step.name, e.start, e.finish, size])
-        return out.getvalue()
+    def table(self, what: str = "events") -> Table:
+        """A Table of the "events", the "memory" by role over time, or the "stalls"; for pandas: `.to_pandas()`."""
+        from vdnn.trace_files import trace_table
 
-    def to_json(self) -> str:
-        """Figures, events, stalls and the memory timeline as one JSON object."""
-        figures = (
-            "step_seconds",
-            "compute_seconds",
-            "copy_seconds",
-            "hidden_copy_fraction",
-            "moved_bytes",
-            "average_bytes",
-        )
-        data: dict[str, Any] = {"format": "vdnn trace 1", "time": self.kind}
-        data |= {name: getattr(self, name) for name in figures}
-        data["events"] = [[e.index, e.stream, e.step.kind, e.step.name, e.start, e.finish] for e in self.events]
-        data["stalls"] = [asdict(stall) for stall in self.stalls]
-        data["memory"] = {"times": self.timeline.times, "bytes": self.timeline.bytes}
-        return json.dumps(data)
+        return trace_table(self, what)
 
-    def to_chrome(self) -> str:
-        """The trace as Chrome and https://ui.perfetto.dev read it: a thread per stream, a counter for memory."""
-        from vdnn.memory.chrome import chrome_trace
+    def to_csv(self, path: str | os.PathLike[str] | None = None, what: str = "events") -> str:
+        """A table of the trace as CSV, in the file `path` as well if there is one.
 
-        return chrome_trace(self)
+        One line per event: index, stream, kind, name, start and finish in seconds, bytes moved, layer, algorithm, tier.
+        """
+        return self.table(what).to_csv(path)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Figures, events, stalls, the memory timeline and the plan as one JSON object; in a file as well, if named."""
+        from vdnn.records import written
+        from vdnn.trace_files import trace_json
+
+        return written(trace_json(self), path)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trace:
+        """The trace that `to_json` wrote.  Raises TraceError if it is none."""
+        from vdnn.trace_files import trace_from_json
+
+        return trace_from_json(text)
+
+    def to_chrome(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The trace as Chrome and https://ui.perfetto.dev read it: a thread per stream, a counter for memory, arrows
+        from each offload to its prefetch and from each copy to what waits for it.  In a file as well, if named; that
+        is compressed if its name ends in .gz.
+        """
+        from vdnn.memory.chrome import chrome_trace, write_trace
+
+        text = chrome_trace(self)
+        if path is not None:
+            write_trace(text, path)
+        return text
+
+    def save_html(
+        self,
+        path: str | os.PathLike[str],
+        other: Trace | None = None,
+        budget: int | str | None = None,
+        title: str | None = None,
+    ) -> Path:
+        """Write a page to look at in a browser, which needs nothing else; its path.  See vdnn.timeline.
+
+        other    a second trace, drawn below on the same axes
+        budget   drawn as a line if given: a number of bytes or text such as "12GiB"
+        Raises PlotError, with what to install, if Bokeh is not there.
+        """
+        from vdnn.timeline import save_page
+
+        return save_page(path, [self] if other is None else [self, other], budget, title)
 
     def _repr_html_(self) -> str:
         """The figures and the longest waits, for notebooks."""

@@ -1,0 +1,127 @@
+"""Table: data in rows and named columns, which turns into CSV, JSON, a pandas DataFrame, text or HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+Cell = str | int | float | bool | None
+SHOWN = 40  # rows of a longer table that are printed or shown in a notebook
+
+
+class TableError(ValueError):
+    """A table that cannot be: rows of other lengths than the header, or no such column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns, with a title that says what they are; units stand in the columns' names.
+
+    A cell is text, a number, True, False, or None for what there is not.  Iterating gives a dict for each row.
+    Raises TableError if a row is not as long as there are columns, or two columns have one name.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.columns if self.columns.count(name) > 1]
+        if twice:
+            raise TableError(f"two columns are named {twice[0]!r}; there are {', '.join(self.columns)}")
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise TableError(f"row {number} has {len(row)} cells for {len(self.columns)} columns: {row}")
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Cell]], title: str = "") -> Table:
+        """A table of dicts: the columns in the order in which they first appear; None where a dict has no such key."""
+        kept = list(records)
+        columns = tuple(dict.fromkeys(name for record in kept for name in record))
+        return cls(columns, tuple(tuple(record.get(name) for name in columns) for record in kept), title)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Cell]]:
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def column(self, name: str) -> list[Cell]:
+        """The cells of one column, from the first row to the last.  Raises TableError naming near ones."""
+        from vdnn.tape import near
+
+        if name not in self.columns:
+            there = near(name, self.columns) or f"; there are {', '.join(self.columns)}"
+            raise TableError(f"no column {name!r}{there}")
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+    # ---- what it turns into
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The table as CSV with a header, empty where a cell is None; written to `path` as well if there is one."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return written(out.getvalue(), path)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The table as a JSON object of title, columns and rows; written to `path` as well if there is one."""
+        data = {"title": self.title, "columns": self.columns, "rows": self.rows}
+        return written(json.dumps(data), path)
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame.  Raises ImportError, with what to install, without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas; install it with: pip install pandas") from error
+        return pandas.DataFrame.from_records(list(self.rows), columns=list(self.columns))
+
+    def __str__(self) -> str:
+        from vdnn.tables import render
+
+        lines = [[_text(cell) for cell in row] for row in islice(self.rows, SHOWN)]
+        return render(self.title, self.columns, lines, None) + self._rest()
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks: of a long one its first rows."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            f"<tr>{''.join(_html_cell(cell) for cell in row)}</tr>" for row in islice(self.rows, SHOWN)
+        )  # fmt: skip
+        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        rest = f"<p>{html.escape(self._rest())}</p>" if self._rest() else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+    def _rest(self) -> str:
+        left = len(self.rows) - SHOWN
+        return f"... and {left} more rows of {len(self.rows)}\n" if left > 0 else ""
+
+
+def written(text: str, path: str | os.PathLike[str] | None) -> str:
+    """The text, which is then in the file `path` as well, if there is one.  Raises OSError."""
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+
+
+def _html_cell(cell: Cell) -> str:
+    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    side = ' style="text-align:right"' if is_number else ""
+    return f"<td{side}>{html.escape(_text(cell))}</td>"
