@@ -235,13 +235,13 @@ def test_results_of_the_same_values_in_other_combinations_are_refused(tmp_path):
 
 
 def test_results_by_another_policy_of_the_same_name_are_refused(tmp_path, monkeypatch):
-    module = tmp_path / "mine.py"
+    module = tmp_path / "policy_of_a_study.py"
     module.write_text("from vdnn.memory.policy import keep_all as policy\n")
     monkeypatch.syspath_prepend(tmp_path)
-    given = {"network": "digits_vgg", "batch": 2, "policy": "mine:policy"}
+    given = {"network": "digits_vgg", "batch": 2, "policy": "policy_of_a_study:policy"}
     study(given, out=tmp_path / "out")
     module.write_text("from vdnn.memory.policy import vdnn_all as policy\n")
-    with pytest.raises(vdnn.StudyError, match="the code of mine: "):
+    with pytest.raises(vdnn.StudyError, match="the code of policy_of_a_study: "):
         study(given, out=tmp_path / "out")
 
 

@@ -72,7 +72,7 @@ def test_a_run_has_the_learning_rate_of_its_optimizer():
 WRONG = [
     ({"networks": "alexnet"}, "no key of a study is named 'networks' (did you mean network?)"),
     ({"network": "alexnet", "mode": "simulated"}, "mode = 'simulated': none of these (did you mean simulate?)"),
-    ({"network": "alexnte"}, "network = 'alexnte': no network is named 'alexnte' (did you mean alexnet?)"),
+    ({"network": "alexnte"}, "network = 'alexnte': no network is named 'alexnte' (did you mean alexnet"),
     ({"network": "alexnet", "policy": "vdnn_al"}, "did you mean vdnn_all"),
     ({"network": "alexnet", "policy": len}, 'a name, or "module:function"'),
     ({"network": "alexnet", "hardware": "titanx"}, "did you mean titan-x?"),

@@ -199,6 +199,7 @@ def test_linear_passes_the_check(shape, features, bias):
 
 LAYERS = [v for v in vars(vdnn.layers).values() if inspect.isclass(v) and issubclass(v, Layer) and v is not Layer]
 ARGUMENTS = {"Conv2d": (4, 3), "ConvTranspose2d": (4, 3), "Linear": (4,), "MaxPool2d": (3,), "AvgPool2d": (3,)}
+ARGUMENTS |= {"ConstantPad2d": ((1, 2, 0, 3),)}
 
 
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda c: c.__name__)
