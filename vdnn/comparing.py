@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from vdnn.memory.verify import verify
 from vdnn.naming import check_options
 from vdnn.network import Network
 from vdnn.planning import summary
+from vdnn.records import Table
 from vdnn.setting import AnyPolicy, Choice, Setting, choose_algorithms, make_setting
 from vdnn.tape import Tape
 
@@ -197,17 +196,7 @@ def certified(summary: dict[str, Any]) -> dict[str, Any]:
 
 def to_csv(found: Sequence[Mapping[str, Any]]) -> str:
     """One line per plan with all figures of its summary; the name of each time says whether it is simulated."""
-    return csv_of([flat(summary) for summary in found])
-
-
-def csv_of(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each, under all columns that any of them has, in the order in which they first come."""
-    columns = list(dict.fromkeys(column for line in lines for column in line))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return Table.of(flat(summary) for summary in found).to_csv()
 
 
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:

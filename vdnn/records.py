@@ -111,7 +111,7 @@ class Table:
 def written(text: str, path: str | os.PathLike[str] | None) -> str:
     """The text, which is then in the file `path` as well, if there is one.  Raises OSError."""
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8", newline="")
     return text
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdnn.commands import host_budget_option, leave, usage_errors
-from vdnn.commands.plan import BUDGET, planned, setting_options
+from vdnn.commands import leave, usage_errors
+from vdnn.commands.plan import planned, policy_options, setting_options
 from vdnn.commands.searching import search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Say why every tensor has its fate.")
 @setting_options
-@click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function.")
-@click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]")
-@host_budget_option
+@policy_options
 @click.option("--tensor", help="All about this one, such as conv1.y.")
 @click.option(
     "--sort",

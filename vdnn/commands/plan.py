@@ -85,14 +85,17 @@ COUNTED = {
 }
 BUDGET = "12GiB (2^30), 8GB (10^9), 80% of the memory, floor+25% (of what keeping all takes above it)"
 
+policy_options = with_options(
+    click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function."),
+    click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]"),
+    host_budget_option,
+)
 jitter_option = click.option("--jitter", help="Say by how much the step slows if all times vary by so much: 10%.")
 
 
 @click.command(short_help="Say what one training step takes.")
 @setting_options
-@click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function.")
-@click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]")
-@host_budget_option
+@policy_options
 @click.option("--table", is_flag=True, help="Print the fate of every tensor.")
 @click.option("--explain", is_flag=True, help="Print the fate of every tensor, what it costs and saves, and why.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw memory over time into this .png, .svg or .pdf.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from vdnn.commands import check_writable, ending, host_budget_option, leave, usage_errors
-from vdnn.commands.plan import BUDGET, planned, setting_options
+from vdnn.commands import check_writable, ending, leave, usage_errors
+from vdnn.commands.plan import planned, policy_options, setting_options
 from vdnn.commands.searching import search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ DRAWING = ("network", "against", "budget", "out", "title", "as_json")  # what co
 
 @click.command(short_help="Draw one training step for a browser.")
 @setting_options
-@click.option("--policy", default="vdnn_dyn", show_default=True, help="A name, or module:function.")
-@click.option("--budget", help=f"Bytes of the arena: {BUDGET}.  [default: the hardware's memory]")
-@host_budget_option
+@policy_options
 @click.option("--against", help="A second policy, or a saved trace, to draw below on the same axes.")
 @click.option(
     *("-o", "--out"), type=click.Path(dir_okay=False), default="timeline.html", show_default=True, help="The page."

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vdnn.comparing import csv_of, flat
+from vdnn.comparing import flat
 from vdnn.html_tables import html_table
+from vdnn.records import Table, written
 from vdnn.studies.cell import FAILED, FITS, TOO_LARGE, Row
 from vdnn.studies.grid import Study
 from vdnn.studies.keys import KEYS
@@ -82,11 +83,11 @@ class StudyResult:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """A line for each row, as text; written to `path` if that is given."""
-        return _written(csv_of(self.records), path)
+        return Table.of(self.records).to_csv(path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """A list of `records`, as JSON; written to `path` if that is given."""
-        return _written(json.dumps(self.records, indent=1) + "\n", path)
+        return written(json.dumps(self.records, indent=1) + "\n", path)
 
     def to_pandas(self) -> Any:
         """A DataFrame of `records`.  Raises ImportError, saying what to install, where pandas is not."""
@@ -146,13 +147,6 @@ def _with_speed(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    if path is not None:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-    return text
 
 
 def first_failures(rows: Sequence[Row], most: int = 3) -> str:
