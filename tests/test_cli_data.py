@@ -104,8 +104,7 @@ def test_a_network_of_vdnns_is_made_for_the_images_and_classes(here, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "mnst:."], "--data mnst:.: there are digits, synthetic, mnist:PATH"),
-        (["--data", "mnst:."], "did you mean mnist:PATH?"),
+        (["--data", "mnst:."], "--data mnst:.: no such images (did you mean mnist:PATH?); there are digits, syn"),
         (["--data", "mnist"], "did you mean mnist:PATH?"),
         (["--data", "mnist:nowhere"], "there is no nowhere"),
         (["--data", "cifar10:."], "no cifar-10-batches-bin in ."),

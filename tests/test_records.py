@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vdnn.html_tables import FIRST, LAST
 from vdnn.records import SHOWN, Table, TableError
 
 SMALL = Table(("name", "bytes", "seconds_simulated"), (("conv1.y", 4096, 0.5), ("<x>", 512, None)), "two tensors")
@@ -45,7 +46,7 @@ def test_dicts_make_a_table_with_every_key_as_a_column():
 
 def test_a_column_by_name_or_an_error_with_the_near_one():
     assert SMALL.column("bytes") == [4096, 512]
-    with pytest.raises(TableError, match=r"no column 'byte'; did you mean bytes\?"):
+    with pytest.raises(TableError, match=r"no column 'byte' \(did you mean bytes\?\); there are"):
         SMALL.column("byte")
     with pytest.raises(TableError, match="there are name, bytes, seconds_simulated"):
         SMALL.column("zzz")
@@ -60,10 +61,10 @@ def test_rows_that_do_not_fit_the_header_are_refused_with_the_numbers():
 
 def test_html_is_escaped_and_cut_with_a_count_of_the_rest():
     assert "&lt;x&gt;" in SMALL._repr_html_()
-    assert "more rows" not in SMALL._repr_html_()
+    assert " more of " not in SMALL._repr_html_()
     long = Table(("n",), tuple((n,) for n in range(SHOWN + 2)))
-    assert long._repr_html_().count("<tr>") == 1 + SHOWN
-    assert f"and 2 more rows of {SHOWN + 2}" in long._repr_html_()
+    assert long._repr_html_().count("<tr>") == 1 + FIRST + 1 + LAST
+    assert f"{SHOWN + 2 - FIRST - LAST} more of {SHOWN + 2} rows" in long._repr_html_()
     assert f"and 2 more rows of {SHOWN + 2}" in str(long)
 
 

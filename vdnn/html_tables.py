@@ -5,7 +5,7 @@ Colours and backgrounds are the page's own; what is added is half transparent, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from html import escape
 
 from vdnn.tables import RIGHT, WRAPPED
@@ -24,15 +24,17 @@ def html_table(
     *,
     rows: str = "rows",
     bar: tuple[str, Sequence[float]] | None = None,
+    right: Container[str] = RIGHT,
 ) -> str:
     """The table as HTML; of more than 32 lines the first 24 and the last 8, with a count of the others.
 
     title   its first line is printed bold
     rows    what the lines are, for that count
     bar     (column, a number for each line): its cells are shaded in proportion
+    right   columns whose cells stand at the right
     """
     shares = _shares(bar[1]) if bar else [0.0] * len(lines)
-    head = "".join(f'<th style="{_side(name)};border-bottom:{EDGE}">{escape(name)}</th>' for name in columns)
+    head = "".join(f'<th style="{_side(name, right)};border-bottom:{EDGE}">{escape(name)}</th>' for name in columns)
     body = []
     for number in _shown(len(lines)):
         if number < 0:
@@ -41,8 +43,9 @@ def html_table(
             body.append(f'<tr><td colspan="{len(columns)}" style="{style}">{escape(count)}</td></tr>')
             continue
         shaded = {bar[0]: shares[number]} if bar else {}
-        cells = zip(columns, lines[number], strict=True)
-        body.append(f"<tr>{''.join(_cell(name, text, shaded.get(name, 0.0)) for name, text in cells)}</tr>")
+        named = zip(columns, lines[number], strict=True)
+        cells = (_cell(_side(name, right), text, shaded.get(name, 0.0)) for name, text in named)
+        body.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{_caption(title)}'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -70,13 +73,12 @@ def _caption(title: str) -> str:
     return f'<caption style="text-align:left;caption-side:top;color:inherit">{"<br>".join(lines)}</caption>'
 
 
-def _side(column: str) -> str:
+def _side(column: str, right: Container[str]) -> str:
     broken = "" if column in WRAPPED and column != "instead" else ";white-space:nowrap"
-    return f"text-align:{'right' if column in RIGHT else 'left'};padding:2px 10px 2px 4px{broken}"
+    return f"text-align:{'right' if column in right else 'left'};padding:2px 10px 2px 4px{broken}"
 
 
-def _cell(column: str, text: str, share: float) -> str:
-    style = _side(column)
+def _cell(style: str, text: str, share: float) -> str:
     if text in WORD_COLOURS:
         style += f";color:{WORD_COLOURS[text]};font-weight:600"
     if share >= LEAST:

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 CUTOFF = 0.5  # of difflib's ratio: from which likeness on a name is worth suggesting
+CLEARLY = 0.8  # where it must be nearly the same
 LISTED = 40  # names that are listed; of more than that only the nearest
 
 
-def nearest(name: Any, known: Iterable[str], most: int = 2) -> list[str]:
+def nearest(name: Any, known: Iterable[str], most: int = 2, cutoff: float = CUTOFF) -> list[str]:
     """The known names most like this one, best first: those that begin with it, then those spelled like it.
 
     >>> nearest("h100", ["v100", "h100-pcie", "h100-sxm"]), nearest("VDNN-dyn", ["vdnn_dyn", "vdnn_all"])
@@ -22,7 +23,7 @@ def nearest(name: Any, known: Iterable[str], most: int = 2) -> list[str]:
     begun = [n for n, text in plain.items() if wanted and text.startswith(wanted)]
     if begun:
         return sorted(begun, key=len)[:most]
-    spelled = difflib.get_close_matches(wanted, plain.values(), n=most, cutoff=CUTOFF)
+    spelled = difflib.get_close_matches(wanted, plain.values(), n=most, cutoff=cutoff)
     return [next(n for n, text in plain.items() if text == found) for found in dict.fromkeys(spelled)]
 
 
@@ -30,9 +31,9 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_.-]", "", name.lower())
 
 
-def hint(name: Any, known: Iterable[str], most: int = 2) -> str:
+def hint(name: Any, known: Iterable[str], most: int = 2, cutoff: float = CUTOFF) -> str:
     """The nearest names in brackets, " (did you mean a or b?)", or nothing."""
-    found = nearest(name, known, most)
+    found = nearest(name, known, most, cutoff)
     return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from vdnn.naming import among
 
 Cell = str | int | float | bool | None
 SHOWN = 40  # rows of a longer table that are printed or shown in a notebook
@@ -56,11 +56,8 @@ class Table:
 
     def column(self, name: str) -> list[Cell]:
         """The cells of one column, from the first row to the last.  Raises TableError naming near ones."""
-        from vdnn.tape import near
-
         if name not in self.columns:
-            there = near(name, self.columns) or f"; there are {', '.join(self.columns)}"
-            raise TableError(f"no column {name!r}{there}")
+            raise TableError(f"no column {name!r}{among(name, self.columns)}")
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
 
@@ -90,22 +87,23 @@ class Table:
     def __str__(self) -> str:
         from vdnn.tables import render
 
-        lines = [[_text(cell) for cell in row] for row in islice(self.rows, SHOWN)]
-        return render(self.title, self.columns, lines, None) + self._rest()
+        left = len(self.rows) - SHOWN
+        rest = f"... and {left} more rows of {len(self.rows)}\n" if left > 0 else ""
+        return render(self.title, self.columns, self._lines(SHOWN), None, self._numbers()) + rest
 
     def _repr_html_(self) -> str:
-        """The table for notebooks: of a long one its first rows."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        body = "".join(
-            f"<tr>{''.join(_html_cell(cell) for cell in row)}</tr>" for row in islice(self.rows, SHOWN)
-        )  # fmt: skip
-        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
-        rest = f"<p>{html.escape(self._rest())}</p>" if self._rest() else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+        """The table for notebooks: of a long one its first and last rows."""
+        from vdnn.html_tables import html_table
 
-    def _rest(self) -> str:
-        left = len(self.rows) - SHOWN
-        return f"... and {left} more rows of {len(self.rows)}\n" if left > 0 else ""
+        return html_table(self.title, self.columns, self._lines(None), right=self._numbers())
+
+    def _lines(self, most: int | None) -> list[list[str]]:
+        return [[_text(cell) for cell in row] for row in self.rows[:most]]
+
+    def _numbers(self) -> set[str]:
+        """The columns that hold numbers, as far as they hold anything."""
+        columns = {name: {type(row[i]) for row in self.rows} - {type(None)} for i, name in enumerate(self.columns)}
+        return {name for name, types in columns.items() if types and types <= {int, float}}
 
 
 def written(text: str, path: str | os.PathLike[str] | None) -> str:
@@ -119,9 +117,3 @@ def _text(cell: Cell) -> str:
     if cell is None:
         return ""
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-
-
-def _html_cell(cell: Cell) -> str:
-    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    side = ' style="text-align:right"' if is_number else ""
-    return f"<td{side}>{html.escape(_text(cell))}</td>"

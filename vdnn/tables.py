@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +181,17 @@ def hardware_list(table: Mapping[str, Mapping[str, Any]], width: int | None = No
     return render(title, columns, lines, width)
 
 
-def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], width: int | None) -> str:
-    """The table as text: with colours on a terminal, and without columns that have no room there."""
+def render(
+    title: str,
+    columns: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    width: int | None,
+    right: Container[str] = RIGHT,
+) -> str:
+    """The table as text: with colours on a terminal, and without columns that have no room there.
+
+    right   columns whose cells stand at the right
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -194,7 +203,7 @@ def render(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], w
     shown = _columns_that_fit(columns, lines, width)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i in shown:
-        table.add_column(columns[i], justify="right" if columns[i] in RIGHT else "left", overflow="fold")
+        table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
     for cells in lines:
         styles = [style for cell in cells if (style := STYLES.get(cell))]
         table.add_row(*(cells[i] for i in shown), style=styles[0] if styles else None)

@@ -8,12 +8,12 @@ that everything later thinks in buffers only.  A tape is data: it holds names an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from vdnn.layers.base import Algorithm
-from vdnn.naming import nearest
+from vdnn.naming import hint
 from vdnn.network import Role, Tensor
 
 GRANULE = 512  # bytes: sizes and offsets of buffers are multiples of it, on every device
@@ -30,12 +30,6 @@ def granules(nbytes: int) -> int:
 def batch_label(batch: int, micro_batches: int) -> str:
     """A batch in words: "batch 64", or "batch 64 in 4 parts"."""
     return f"batch {batch}" + (f" in {micro_batches} parts" if micro_batches > 1 else "")
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a wrong name: the known ones that look like it, or nothing."""
-    found = nearest(name, known, 3)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +259,7 @@ class Tape:
         """The tensor of that name.  Raises KeyError with near matches."""
         key = name if isinstance(name, str) else name.name
         if key not in self.tensors:
-            raise KeyError(f"{key!r} is no tensor of {self.network}{near(key, self.tensors)}")
+            raise KeyError(f"{key!r} is no tensor of {self.network}{hint(key, self.tensors)}")
         return self.tensors[key]
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vdnn.memory.plan import Plan, PlanError, workspace_of
+from vdnn.naming import among
 from vdnn.records import Cell, Table
-from vdnn.tape import Tape, near
+from vdnn.tape import Tape
 
 if TYPE_CHECKING:
     from vdnn.memory.trace import Trace
@@ -54,7 +55,7 @@ def shown_name(plan: Plan, name: str) -> str:
 def trace_table(trace: Trace, what: str) -> Table:
     """The table of a trace: its "events", "memory" or "stalls".  Raises TraceError for any other word."""
     if what not in TABLES:
-        raise TraceError(f"a trace has no table {what!r}; it has {', '.join(TABLES)}{near(what, TABLES)}")
+        raise TraceError(f"a trace has no table {what!r}{among(what, TABLES)}")
     return TABLES[what](trace)
 
 

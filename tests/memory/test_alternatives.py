@@ -127,7 +127,7 @@ def test_the_command_tells_all_rows_or_all_about_one():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--tensor", "conv11.y"), "is no tensor of digits_vgg; did you mean"),
+        (("--tensor", "conv11.y"), "is no tensor of digits_vgg (did you mean"),
         (("--tensor", ""), "is no tensor of digits_vgg"),
         (("--replan", "many"), "a number of tensors, such as 10, or all"),
         (("--replan", "-1"), "a number of tensors"),

@@ -60,7 +60,7 @@ def test_fates_print_as_the_words_that_name_them():
     ("decisions", "message"),
     [
         (None, "returns Decisions or a mapping {tensor: Fate}, not NoneType: None"),
-        ({"conv1.z": KEEP}, r"'conv1\.z' is no tensor of net; did you mean conv1\.[wy]"),
+        ({"conv1.z": KEEP}, r"'conv1\.z' is no tensor of net .did you mean conv1\.[wy]"),
         ({3: KEEP}, "keyed by tensors or their names, not 3"),
         ({"conv1.y": "swap"}, r"'swap' is no fate for conv1\.y; fates are keep, offload, drop"),
         ({"input": DROP}, "input cannot be dropped, since no op makes it; offload it"),
@@ -70,7 +70,7 @@ def test_fates_print_as_the_words_that_name_them():
         ({"conv1.y": KEEP, "relu1.y": DROP}, r"conv1\.y, relu1\.y share bytes and cannot be both keep and drop"),
         (
             Decisions(algorithms={"conv1.forwrd": "plain"}),
-            r"'conv1\.forwrd' is no op of net; did you mean conv1\.forward",
+            r"'conv1\.forwrd' is no op of net .did you mean conv1\.forward",
         ),
         (Decisions(algorithms={"conv1.forward": "fft"}), r"conv1\.forward has no algorithm 'fft'; it has plain, roomy"),
         (Decisions(ahead=-1), "ahead counts ops, so it is an integer of at least 0, not -1"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import numpy as np
 
 from vdnn import data as sets
 from vdnn.data import Batches, ImageFolder, ImageSet, Loader, Source, Subset, Transform
+from vdnn.naming import among
 from vdnn.network import Network
 from vdnn.units import parse_bytes
 
@@ -79,9 +79,7 @@ def opened(asked: str | None, cache: str | None) -> Files | None:
 def _check_kind(asked: str | None, kind: str) -> None:
     if asked in (None, *MADE):
         return
-    close = difflib.get_close_matches(kind, (*MADE, *READ), n=1)
-    hint = f"; did you mean {close[0]}{':PATH' if close[0] in READ else ''}?" if close else ""
-    raise click.UsageError(f"--data {asked}: there are {', '.join(KINDS)}{hint}")
+    raise click.UsageError(f"--data {asked}: no such images{among(asked, KINDS)}")
 
 
 def _refuse(option: str, value: object, where: str) -> None:

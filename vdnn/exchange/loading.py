@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from vdnn.exchange.names import as_of_now, is_left_out, names_of, why_other
 from vdnn.exchange.stored import StoredTensor
 from vdnn.exchange.weights_file import opened
 from vdnn.layers.base import Array, Shape
+from vdnn.naming import CLEARLY, among, hint
 from vdnn.network import Network, Tensor
 
 if TYPE_CHECKING:
@@ -172,17 +172,14 @@ def _is_state(key: str, scheme: Mapping[str, str]) -> bool:
 def _check_names(net: Network, names: Mapping[str, str] | None, wanted: Mapping[str, Tensor]) -> None:
     wrong = [name for name in (names or {}).values() if name not in wanted]
     if wrong:
-        close = difflib.get_close_matches(wrong[0], wanted, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        there = _some(tuple(wanted))
-        raise ModelError(f"names: {wrong[0]!r} is no weight or statistic of {net.name}{hint}; there are {there}")
+        there = f"{hint(wrong[0], wanted, 1)}; there are {_some(tuple(wanted))}"
+        raise ModelError(f"names: {wrong[0]!r} is no weight or statistic of {net.name}{there}")
 
 
 def _unexpected(key: str, shape: Shape, absent: Mapping[str, Shape]) -> str:
     """The key with its shape, and the missing one that may have been meant: of its shape rather than of another."""
     alike = [name for name, wanted in absent.items() if wanted == shape]
-    close = difflib.get_close_matches(key, alike, n=1) or difflib.get_close_matches(key, absent, n=1, cutoff=0.8)
-    return f"{key} {shape}" + (f" (did you mean {close[0]}?)" if close else "")
+    return f"{key} {shape}{hint(key, alike, 1) or hint(key, absent, 1, CLEARLY)}"
 
 
 def _refusal(net: Network, given: Mapping[str, StoredTensor], matched: _Matched, end: str) -> str:
@@ -208,8 +205,6 @@ def weights_named(trainer: Trainer, names: str) -> dict[str, Array]:
     """The trainer's weights and statistics under those names: "torchvision", "layers" or "vdnn".  Raises ModelError."""
     known = names_of(trainer.net)
     if names not in known:
-        close = difflib.get_close_matches(names, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ModelError(f"{trainer.net.name} has no names {names!r}{hint}; there are {', '.join(known)}")
+        raise ModelError(f"{trainer.net.name} has no names {names!r}{among(names, known)}")
     arrays = {**trainer.weights, **trainer.statistics}
     return {key: arrays[name] for key, name in known[names].items()}

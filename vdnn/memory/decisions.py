@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from vdnn.memory.layout import EFFORT
+from vdnn.naming import hint
 from vdnn.network import Role, Tensor
-from vdnn.tape import Tape, near
+from vdnn.tape import Tape
 
 Value = TypeVar("Value", int, str)
 
@@ -131,7 +132,7 @@ def resolve(decisions: Any, tape: Tape, algorithms: Mapping[str, str]) -> Decisi
     chosen = dict(algorithms)
     for key, name in decisions.algorithms.items():
         if key not in tape.index:
-            raise DecisionError(f"{key!r} is no op of {tape.network}{near(key, tape.index)}")
+            raise DecisionError(f"{key!r} is no op of {tape.network}{hint(key, tape.index)}")
         chosen[key] = name
     for op in tape.ops:
         if chosen.setdefault(op.name, op.algorithms[0].name) not in {a.name for a in op.algorithms}:

@@ -9,8 +9,9 @@ from math import prod
 from typing import Any
 
 from vdnn.memory.policy import rewrites_of
+from vdnn.naming import among
 from vdnn.rewrites import ALL, PAPER, title
-from vdnn.studies.errors import StudyError, near
+from vdnn.studies.errors import StudyError
 from vdnn.studies.keys import KEYS, MODES, checked
 
 OTHERS = ("title", "mode", "include", "exclude")  # keys of a study that are none of its cells
@@ -76,10 +77,10 @@ def resolve(given: Mapping[str, Any], threads: int | None, title: str = "study")
     """
     for name in given:
         if name not in KEYS and name not in OTHERS:
-            raise StudyError(f"no key of a study is named {name!r}{near(str(name), (*KEYS, *OTHERS))}")
+            raise StudyError(f"no key of a study is named {name!r}{among(name, (*KEYS, *OTHERS))}")
     mode, title = given.get("mode", "simulate"), given.get("title", title)
     if mode not in MODES:
-        raise StudyError(f"mode = {mode!r}: none of these{near(str(mode), MODES)}")
+        raise StudyError(f"mode = {mode!r}: none of these{among(mode, MODES)}")
     if not isinstance(title, str):
         raise StudyError(f"title = {title!r}: a text")
     base = _axes({k: v for k, v in given.items() if k not in OTHERS}, mode, "the study")

@@ -9,7 +9,8 @@ from math import isfinite
 from typing import Any
 
 from vdnn.memory.hardware import is_number
-from vdnn.studies.errors import StudyError, near
+from vdnn.naming import among
+from vdnn.studies.errors import StudyError
 
 MODES = ("plan", "simulate", "run")
 SUPPOSED = ("plan", "simulate")  # modes in which a machine is supposed, not used
@@ -58,7 +59,7 @@ def _text(value: Any) -> str:
 
 def _one_of(value: Any, names: Sequence[str]) -> str:
     if value not in names:
-        raise StudyError(f"none of these{near(str(value), names)}")
+        raise StudyError(f"none of these{among(value, names)}")
     return str(value)
 
 
@@ -163,7 +164,7 @@ def key_named(name: str, mode: str, where: str) -> Key:
     """The key of that name.  Raises StudyError with the closest names, and for a key of other modes."""
     there = [n for n, key in KEYS.items() if mode in key.modes]
     if name not in KEYS:
-        raise StudyError(f"{where}: no key is named {name!r}{near(name, there)}")
+        raise StudyError(f"{where}: no key is named {name!r}{among(name, there)}")
     if mode not in KEYS[name].modes:
         raise StudyError(
             f"{where}: {name} is for mode {' and '.join(KEYS[name].modes)}, and this study's is {mode}"

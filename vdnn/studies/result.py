@@ -91,11 +91,7 @@ class StudyResult:
 
     def to_pandas(self) -> Any:
         """A DataFrame of `records`.  Raises ImportError, saying what to install, where pandas is not."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas() needs pandas, which is not installed: pip install pandas") from error
-        return pd.DataFrame(self.records)
+        return Table.of(self.records).to_pandas()
 
     # ---- for people
 
