@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import safetensors
 from safetensors import SafetensorError, safe_open
@@ -55,11 +56,11 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
 def _opened_safetensors(path: Path) -> Iterator[Mapping[str, StoredTensor]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            found = {}
+            found, halves = {}, _Halves(path)
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 view = file.get_slice(name)
                 dtype = TYPES.get(view.get_dtype(), view.get_dtype())
-                read = partial(_bfloat16, path, name) if dtype == BFLOAT16 else partial(file.get_tensor, name)
+                read = partial(halves, name) if dtype == BFLOAT16 else partial(file.get_tensor, name)
                 if dtype not in TYPES.values():
                     read = partial(_refuse_type, path, name, dtype)
                 found[name] = StoredTensor(tuple(view.get_shape()), dtype, read)
@@ -71,10 +72,21 @@ def _opened_safetensors(path: Path) -> Iterator[Mapping[str, StoredTensor]]:
         ) from error
 
 
-def _bfloat16(path: Path, name: str) -> Array:
-    """That tensor as float32.  The library has no NumPy type for it, but gives all tensors as bytes."""
-    found = dict(safetensors.deserialize(path.read_bytes()))[name]  # type: ignore[no-untyped-call]
-    return from_bytes(found["data"], BFLOAT16).reshape(found["shape"])
+class _Halves:
+    """The bfloat16 tensors of a file as float32.  The library has no NumPy type for them, but gives all tensors as
+    bytes: once, when the first is asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _found(self) -> dict[str, Any]:
+        return dict(safetensors.deserialize(self.path.read_bytes()))  # type: ignore[no-untyped-call]
+
+    def __call__(self, name: str) -> Array:
+        found = self._found[name]
+        return from_bytes(found["data"], BFLOAT16).reshape(found["shape"])
 
 
 def _refuse_type(path: Path, name: str, dtype: str) -> Array:
