@@ -338,6 +338,34 @@ def test_training_goes_on_from_a_checkpoint_in_the_middle_of_an_epoch(few, tmp_p
     assert weights(rest) == weights(whole)
 
 
+def test_an_epoch_does_not_go_on_with_other_batches(few, tmp_path):
+    def stop(run, loss):
+        if run.steps_done == 2:
+            run.save(str(tmp_path / "part"))
+            raise KeyboardInterrupt
+
+    images, path = ArraySet(*few), str(tmp_path / "part")
+    with Loader(images, 16, Transform(crop="random", padding=1)) as loader, pytest.raises(KeyboardInterrupt):
+        tiny().fit(loader, epochs=1, progress=stop)
+    rest = vdnn.Trainer.load(path)
+    with Loader(images, 16, Transform(crop="random", padding=2), seed=3) as other:
+        with pytest.raises(vdnn.TrainingError, match=r"2 batches of epoch 1 are done, .* seed was 0, now 3, transform"):
+            rest.fit(other, epochs=1)
+        assert rest.steps_done == 2
+        rest.position = 0
+        rest.fit(other, epochs=1)  # all of it
+    assert rest.steps_done == 7
+
+
+def test_the_next_epoch_may_have_other_batches(few, tmp_path):
+    run = tiny()
+    run.fit(*few, 1)
+    run.save(str(tmp_path / "whole"))
+    rest = vdnn.Trainer.load(str(tmp_path / "whole"))
+    rest.fit(*few, 2, shift=1)
+    assert rest.recipe["shift"] == 1
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

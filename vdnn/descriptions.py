@@ -30,6 +30,7 @@ FIELDS: Fields = {
     "steps_done": (int,),
     "epoch": (int,),
     "position": (int,),
+    "data": (dict, type(None)),
     "options": (dict,),
 }
 OPTION_FIELDS: Fields = {
@@ -66,6 +67,8 @@ class CheckpointError(ValueError):
 
 def check_metadata(path: Path, about: Any) -> None:
     """Raise CheckpointError unless `about` has just the fields that a checkpoint's metadata has, of their types."""
+    if isinstance(about, dict):
+        about.setdefault("data", None)  # checkpoints of earlier versions do not say
     _check_fields(f"{path}: its metadata", about, FIELDS)
     if isinstance(about["options"], dict):
         for name, value in EARLIER.items():  # before there were others, nothing was said

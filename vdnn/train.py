@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 from vdnn import clock as clocks
 from vdnn import optimizers
 from vdnn.arrays import Arrays, initial
-from vdnn.data.batches import Batches, Source, sizes_in
+from vdnn.data.batches import Batches, Recipe, Source, check_recipe, sizes_in
 from vdnn.inputs import InputError, check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
 from vdnn.losses import Loss
@@ -155,6 +156,7 @@ class Trainer:
         self.steps_done = 0
         self.epoch = 0  # epochs completed
         self.position = 0  # batches done of the next one
+        self.recipe: Recipe = None  # of the batches that it was trained on last
         self.trace: Trace | None = None
         self.observers: list[Callable[[Trace, float], None]] = []  # each is called with a step's trace and loss
         self._busy = threading.RLock()
@@ -359,12 +361,14 @@ class Trainer:
         save      a path to save to after each epoch
         progress  called with this trainer and the loss after each step; to look at the loss is to wait for it
 
-        Raises what `step` raises.  That data do not suit, or a plan does not fit, is found before the first step.
+        Raises what `step` raises.  That data do not suit, that an epoch would go on with other batches than it began
+        with, or that a plan does not fit, is found before the first step.
         """
         if epochs is None:
             raise TypeError("fit takes epochs: fit(images, labels, epochs=3) or fit(loader, epochs=3)")
         batches = self._source(images, labels, self.net.batch, shift=shift)
         self._foresee(batches, "step")
+        self._take_recipe(batches)
         tests = test if isinstance(test, tuple | list) else (test, None)
         if test is not None:
             self._foresee(self._source(tests[0], tests[1], self.plans.largest("evaluate")), "evaluate")
@@ -392,6 +396,19 @@ class Trainer:
             if save is not None:
                 self.save(save)
         return history
+
+    def _take_recipe(self, batches: Source) -> None:
+        """Raise TrainingError if the epoch that is under way began with batches that came about otherwise."""
+        recipe: Recipe = json.loads(json.dumps(getattr(batches, "recipe", None)))  # as a checkpoint has it
+        if self.position:
+            try:
+                check_recipe(self.recipe, recipe)
+            except ValueError as error:
+                raise TrainingError(
+                    f"{self.position} batches of epoch {self.epoch + 1} are done, which cannot go on with {error}; to "
+                    "begin it anew with these set the trainer's position to 0"
+                ) from error
+        self.recipe = recipe
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

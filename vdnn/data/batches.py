@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vdnn.data import keys
 
+Recipe = dict[str, Any] | None
 Pairs = Iterator[tuple[NDArray[Any], NDArray[Any]]]  # images (n, C, H, W), labels (n, ...)
 
 
@@ -18,6 +19,8 @@ class Source(Protocol):
 
     batch, drop_last   samples of a batch, and whether a smaller last one is left out
     labels             (N, ...) of all images, in no order of an epoch
+    recipe             where there is one, what order and chance follow from, {what: plain data}: a checkpoint has it,
+                       and training does not go on within an epoch by another
     """
 
     batch: int
@@ -43,6 +46,32 @@ class Source(Protocol):
 
         Each is good until the next one is asked for.
         """
+
+
+class _Ordered(Protocol):
+    batch: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def recipe_of(source: _Ordered) -> dict[str, Any]:
+    """What the order of all sources here follows from."""
+    names = ("batch", "seed", "shuffle", "drop_last")
+    return {"shape": list(source.shape), **{name: getattr(source, name) for name in names}}
+
+
+def check_recipe(before: Recipe, now: Recipe) -> None:
+    """Raise ValueError that says how the batches of a source differ from those of one before."""
+    if before is None or now is None:
+        return
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        told = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        raise ValueError(f"other batches than before: {told}")
 
 
 def sizes_in(samples: int, batch: int, drop_last: bool) -> list[int]:
@@ -108,6 +137,11 @@ class Batches:
     def dtype(self) -> np.dtype[Any]:
         """Of the images."""
         return self.images.dtype
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the batches follow from, besides the images themselves."""
+        return recipe_of(self) | {"shift": self.shift}
 
     def __len__(self) -> int:
         """Batches in an epoch."""

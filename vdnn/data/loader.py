@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdnn.data import keys
-from vdnn.data.batches import Pairs, check_position, sizes_in
+from vdnn.data.batches import Pairs, check_position, recipe_of, sizes_in
 from vdnn.data.imagesets import ArraySet, ImageSet
 from vdnn.data.ring import Job, Order, Slot, pieces
 from vdnn.data.transform import WORDS, Transform, View
@@ -100,6 +101,11 @@ class Loader:
     def dtype(self) -> np.dtype[Any]:
         """Of the images as they come."""
         return np.dtype(np.float32)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the batches follow from, besides the images themselves."""
+        return recipe_of(self) | {"transform": asdict(self.transform)}
 
     @property
     def nbytes(self) -> int:
