@@ -113,6 +113,7 @@ def test_for_people_it_says_accuracy_per_epoch_peaks_budget_and_copies():
     result = train(*TINY, "--epochs", 2, "--budget", "1MiB")
     assert result.exit_code == 0
     assert "tiny: synthetic images 1x4x4, 24 to train on, 6 to test with" in result.stderr
+    assert "tiny: vdnn_dyn moves nothing and runs nothing again" in result.stderr
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
     assert all(line.endswith("% right") for line in lines[:2])

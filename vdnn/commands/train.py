@@ -129,6 +129,8 @@ def train(
                     _load_weights(trainer, network, weights)
             _check_progress(trainer, data, epochs, resume)
             click.echo(f"{net.name}: {data}", err=True)
+            for note in trainer.plan.notes:
+                click.echo(f"{net.name}: {note}", err=True)
             session = Session(trainer, data, epochs, save, say_to_stderr=as_json)
             session.run()
             figures = session.figures()
