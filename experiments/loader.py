@@ -2,9 +2,10 @@
 
     python experiments/loader.py            # writes experiments/results/loader.csv
 
-The demo's network on its digits, and a network of 224x224 on a folder of JPEGs of 500x375 that this script makes and
-removes.  Steps on a batch in memory, while the loader rests, and steps on the loader's next batch, while it makes
-another, take turns: A B A B, since what the machine does besides drifts.  The ratio is the median of the pairs' ratios.
+The demo's network on its digits, and networks of 224x224 on folders of JPEGs, one of 224x224 and one of 500x375, that
+this script makes and removes.  Steps on a batch in memory, while the loader rests, and steps on the loader's next
+batch, while it makes another, take turns: A B A B, since what the machine does besides drifts.  The ratio is the median
+of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ COLUMNS = (
     *("step_ms_loader_measured", "ratio_median_of_pairs_measured", "ratio_first_quarter_measured"),
     *("ratio_third_quarter_measured", "wait_ms_measured", "pairs"),
 )
+SMALL, LARGE = "224x224", "500x375"  # width by height of pictures
 NORMAL = {"mean": IMAGENET_MEAN, "deviation": IMAGENET_DEVIATION}
 
 
@@ -42,14 +44,15 @@ def endless(source: Source, epoch: int = 0) -> Iterator[tuple[Any, Any]]:
         epoch += 1
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """JPEGs of 500x375 in two classes: patterns, half noise so that they have as many bytes as photographs do."""
+def make_pictures(folder: Path, count: int, width: int, height: int) -> int:
+    """JPEGs in two classes: patterns, half noise so that they have as many bytes as photographs do; the mean bytes."""
     for first in range(0, count, 10):
-        images, labels = synthetic((3, 375, 500), 2, 10, seed=first)
+        images, labels = synthetic((3, height, width), 2, 10, seed=first)
         for i, (image, label) in enumerate(zip(images, labels, strict=True), start=first):
-            (folder / str(label)).mkdir(exist_ok=True)
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
             pixels = np.clip(image * 12 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
             Image.fromarray(pixels).save(folder / str(label) / f"{i:04}.jpg", quality=85)
+    return sum(path.stat().st_size for path in folder.rglob("*.jpg")) // count
 
 
 def image_milliseconds(loader: Loader, samples: int = 64) -> float:
@@ -126,18 +129,18 @@ def demo_rows(pairs: int) -> Iterator[list[Any]]:
     trainer.close()
 
 
-def folder_rows(name: str, pictures: Path, pairs: int, batch: int) -> Iterator[list[Any]]:
-    """A network of 224x224 on the folder: decoded each time, from the cache, and both with random crops."""
+def folder_rows(name: str, folders: dict[str, Path], pairs: int, batch: int) -> Iterator[list[Any]]:
+    """A network of 224x224 on each folder: decoded each time, and the larger pictures from a cache; two crops."""
     net = vdnn.models.get(name, batch=batch, classes=2)
     trainer = vdnn.Trainer(net, "keep_all", optimizer=vdnn.SGD(1e-4, momentum=0.9))
     crops = {"random crop": Transform(224, "random", flip=True, **NORMAL)}
     crops["random resized crop"] = Transform(224, "resized", flip=True, **NORMAL)
     for crop, transform in crops.items():
-        for cache in ("2GiB", 0):
-            images = ImageFolder(pictures, cache=cache)
+        for size, cache in ((SMALL, 0), (LARGE, "2GiB"), (LARGE, 0)):
+            images = ImageFolder(folders[size], short=224 if size == SMALL else 256, cache=cache)
             for index in range(len(images) if cache else 1):
                 images.image(index)
-            mode = f"{crop}, {'cached' if cache else 'decoded'}"
+            mode = f"{size}, {crop}, {'cached' if cache else 'decoded'}"
             yield row(trainer, mode, Loader(images, batch, transform), pairs)
     trainer.close()
 
@@ -154,12 +157,15 @@ def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, quick
     if quick:
         pairs, batch, networks, pictures = 2, 2, ("alexnet",), 10
     rows = list(demo_rows(pairs))
-    with tempfile.TemporaryDirectory() as folder:
-        make_pictures(Path(folder), pictures)
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.jpg")) // pictures
+    with tempfile.TemporaryDirectory() as parent:
+        folders = {size: Path(parent, size) for size in (SMALL, LARGE)}
+        said = [
+            f"JPEGs {size} of {make_pictures(folder, pictures, *map(int, size.split('x')))} bytes"
+            for size, folder in folders.items()
+        ]
         for name in networks:
-            rows += folder_rows(name, Path(folder), pairs, batch)
-    facts = f"{os.cpu_count()} cores", f"JPEGs 500x375 of {size} bytes", "all times measured"
+            rows += folder_rows(name, folders, pairs, batch)
+    facts = f"{os.cpu_count()} cores", *said, "all times measured"
     write(out, COLUMNS, rows, *facts)
     for line in rows:
         click.echo("  ".join(map(str, line)))
