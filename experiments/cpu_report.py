@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 from rich.console import Console
@@ -62,10 +62,6 @@ class Line:
             return min(self.seconds), max(self.seconds)
         first, _, third = quantiles(self.seconds, n=4, method="inclusive")
         return first, third
-
-    def with_peak(self, peak: int) -> Line:
-        """The same, and so many bytes resident."""
-        return replace(self, peak=peak)
 
     def cells(self, lines: Sequence[Line]) -> tuple[object, ...]:
         """The line of the CSV; `lines` are those of all sides."""

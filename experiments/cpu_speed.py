@@ -7,10 +7,10 @@ Both sides train the same network from the same weights on the same images, with
 momentum: PyTorch in both of its layouts with its fused SGD, the better of which vdnn is held against, and, printed
 beside, in that better layout with its default SGD.  vdnn keeps everything and undoes nothing.
 
-The sides take turns (A B C A B C ...).  Before each the machine rests for 60 ms, so that the threads of the one before
-sleep, and where steps are short one that is not timed comes first.  Medians count; quartiles, and the cores that other
-processes took meanwhile, are written beside them.  The peak resident set is that of a process of each side's own, which
-does nothing else.  All numbers are measured.
+Each side is a process of its own (cpu_side.py), and they take turns (A B C A B C ...): one works at a time.  Before
+each the machine rests for 60 ms, so that the threads of the one before sleep, and where steps are short one that is not
+timed comes first.  Medians count; quartiles, and the cores that others took meanwhile, are written beside them.  The
+peak resident set is that of the side's process.  All numbers are measured.
 
 Exit status 1 if losses differ: then these are not the same networks.  A limit that is missed is printed with the layers
 that took the time, and is no failure.
@@ -18,27 +18,27 @@ that took the time, and is no failure.
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import record
-import torch
-from cpu_cases import CASES, Case, batch_of, kernels_here, trainer_of
-from cpu_child import Task, ask
-from cpu_layers import LAYER_COLUMNS, LayerTimes, of_torch, of_trace, rows_of, slowest
+from cpu_cases import CASES, Case, kernels_here
+from cpu_child import Task
+from cpu_layers import LAYER_COLUMNS, LayerTimes, rows_of, slowest
 from cpu_report import COLUMNS, Line, faults, missed, table_of, wide_console
-from cpu_torch import LAYOUTS, TorchTraining
+from cpu_side import Remote
 from predict import busy_seconds
-from torch_twin import first_weights
 
 from vdnn.commands.measure import processor
 
+LAYOUTS = ("contiguous", "channels_last")
 REST = 0.06  # seconds
 BLOCK, MOST = 0.4, 5  # seconds of timed steps in a row, and at most so many steps
 WARM = 1.0  # seconds: before steps that are shorter comes one that does not count
@@ -49,80 +49,84 @@ QUICK = {"vgg11": 32, "resnet18": 32, "resnet20": 16}  # rows and columns
 
 @dataclass
 class Side:
-    """One way to train: a step, the time of its layers, the seconds of the steps that counted, the first loss."""
+    """One way to train: its process, the seconds of the steps that counted, the first loss."""
 
     name: str
-    step: Callable[[], float]
-    layers: Callable[[], LayerTimes]
+    remote: Remote
     kernels: str = ""
     layout: str = ""
     sgd: str = ""
     seconds: list[float] = field(default_factory=list)
     first_loss: float = float("nan")
     expected: float = 0.0  # seconds of a step, before any counted
+    peak: int = 0
 
     def start(self) -> None:
         """The steps before those that count: the first touches its memory and compiles; then it is known how long one
         takes.
         """
         time.sleep(REST)
-        began = time.perf_counter()
-        self.first_loss = self.step()
-        self.expected = time.perf_counter() - began
+        (self.expected,), loss = self.remote.steps(1, self.sgd)
+        if self.first_loss != self.first_loss:  # of the weights that all begin with
+            self.first_loss = loss
         if self.expected < SLOW:
-            self.expected = self._timed()
+            (self.expected,), _ = self.remote.steps(1, self.sgd)
 
     def block(self) -> None:
         """Rest, warm up where steps are short, and time some steps."""
         time.sleep(REST)
-        if self.expected < WARM:
-            self.step()
-        self.seconds += [self._timed() for _ in range(max(1, min(MOST, round(BLOCK / self.expected))))]
+        unseen = int(self.expected < WARM)
+        count = max(1, min(MOST, round(BLOCK / self.expected)))
+        self.seconds += self.remote.steps(unseen + count, self.sgd)[0][unseen:]
 
-    def _timed(self) -> float:
-        began = time.perf_counter()
-        self.step()
-        return time.perf_counter() - began
+    def layers(self, times: int) -> LayerTimes:
+        """The median time of every layer."""
+        time.sleep(REST)
+        if times > 1:
+            self.remote.steps(1, self.sgd)
+        runs = [self.remote.layers(self.sgd) for _ in range(times)]
+        return {key: median(run.get(key, 0.0) for run in runs) for key in runs[0]}
 
 
-@dataclass
 class Study:
-    """One network with one number of threads: all sides in turn."""
+    """One network: all sides in turn, with one number of threads after the other."""
 
-    case: Case
-    threads: int
-    stack: ExitStack
-    others: list[float] = field(default_factory=list)  # cores, of every round
-
-    def __post_init__(self) -> None:
-        net = self.case.make()
-        weights, batch = first_weights(net), batch_of(net)
-        self.sides = [self._ours(kernels, batch) for kernels in kernels_here()]
-        torch.set_num_threads(self.threads)  # after Numba, whose first parallel launch would set all
-        self.models = {name: TorchTraining(net, weights, batch, name, self.case.rate) for name in LAYOUTS}
+    def __init__(self, case: Case, threads: int, stack: ExitStack) -> None:
+        self.case, self.threads, self.stack = case, threads, stack
+        self.others: list[float] = []  # cores, of every round
+        self.sides = [self._ours(kernels) for kernels in kernels_here()]
         self.sides += [self._theirs(layout, "fused") for layout in LAYOUTS]
+        for side in self.sides:  # they import and build side by side
+            side.remote.ready()
         for side in self.sides:
             side.start()
         better = min(self.sides[-len(LAYOUTS) :], key=lambda side: side.expected)
-        default = self._theirs(better.layout, "default")
-        default.start()
-        default.first_loss = better.first_loss  # its own is that of weights that are trained already
-        self.sides.append(default)
+        self.sides.append(self._theirs(better.layout, "default"))
+        self.sides[-1].remote.ready()
+        self.sides[-1].start()
 
-    def _ours(self, kernels: str, batch: tuple[object, object]) -> Side:
-        trainer = trainer_of(self.case, self.threads, kernels)
-        self.stack.callback(trainer.close)
-
-        def layers() -> LayerTimes:
-            trainer.step(*batch)
-            return of_trace(trainer.trace)
-
-        return Side(f"vdnn {kernels}", lambda: float(trainer.step(*batch)), layers, kernels=kernels)
+    def _ours(self, kernels: str) -> Side:
+        return Side(f"vdnn {kernels}", self._remote("vdnn", kernels=kernels), kernels=kernels)
 
     def _theirs(self, layout: str, sgd: str) -> Side:
-        model = self.models[layout]
-        name = f"torch {layout} {sgd}"
-        return Side(name, lambda: model.step(sgd), lambda: of_torch(model.layer_seconds(sgd)), "", layout, sgd)
+        return Side(f"torch {layout} {sgd}", self._remote("torch", layout=layout), "", layout, sgd)
+
+    def _remote(self, side: str, **how: Any) -> Remote:
+        case = self.case
+        about = {"network": case.network, "batch": case.batch, "image": case.image}
+        remote = Remote(Task(side, {**about, "options": dict(case.options), "rate": case.rate}, self.threads, 0, **how))
+        self.stack.callback(remote.close)
+        return remote
+
+    def again(self, threads: int) -> None:
+        """Begin anew with another number of threads."""
+        self.threads, self.others = threads, []
+        for side in self.sides:
+            side.seconds, side.peak = [], 0
+            side.remote.threads(threads)
+            if side.kernels:
+                side.first_loss = float("nan")  # its weights are the first ones again; PyTorch's are trained
+            side.start()
 
     def run(self, rounds: int, fewest: int, seconds: float) -> None:
         """So many rounds, or as many as begin within these seconds, but so many at least."""
@@ -131,56 +135,52 @@ class Study:
             if number >= min(fewest, rounds) and time.perf_counter() > until:
                 break
             first = number % len(self.sides)  # none always follows the same other one
-            before, began = busy_seconds(), time.perf_counter()
+            before, began = self._others_worked(), time.perf_counter()
             for side in (*self.sides[first:], *self.sides[:first]):
                 side.block()
-            self.others.append((busy_seconds() - before) / (time.perf_counter() - began))
+            self.others.append((self._others_worked() - before) / (time.perf_counter() - began))
 
-    def lines(self) -> Iterator[Line]:
-        """What was found of every side."""
+    def _others_worked(self) -> float:
+        """Processor seconds of what is neither this process nor a side's."""
+        return busy_seconds() - sum(side.remote.worked for side in self.sides)
+
+    def note_peaks(self) -> None:
+        """Ask every process for what was resident at most."""
         for side in self.sides:
-            about = self.case.network, self.case.batch, self.case.shape, self.threads
-            what = side.name, side.kernels, side.layout, side.sgd
-            yield Line(*about, *what, tuple(side.seconds), side.first_loss, median(self.others))
+            side.peak = side.remote.peak()
 
-    def layer_times(self, times: int) -> dict[str, LayerTimes]:
-        """{side: the median time of every layer}, of every side but the default SGD; a step before does not count."""
-        found = {}
-        for side in self.sides[:-1]:
-            time.sleep(REST)
-            side.step()
-            runs = [side.layers() for _ in range(times)]
-            found[side.name] = {key: median(run.get(key, 0.0) for run in runs) for key in runs[0]}
-        return found
+    def lines(self) -> list[Line]:
+        """What was found of every side."""
+        about = self.case.network, self.case.batch, self.case.shape, self.threads
+        others = median(self.others)
+        return [
+            Line(*about, s.name, s.kernels, s.layout, s.sgd, tuple(s.seconds), s.first_loss, others, s.peak)
+            for s in self.sides
+        ]
 
-
-def peaks(case: Case, threads: int, steps: int) -> dict[str, int]:
-    """{side: bytes at most resident in a process of its own}."""
-    about = {"network": case.network, "batch": case.batch, "image": case.image}
-    what = {**about, "options": dict(case.options), "rate": case.rate}
-    tasks = {f"vdnn {kernels}": Task("vdnn", what, threads, steps, kernels=kernels) for kernels in kernels_here()}
-    tasks |= {f"torch {layout} fused": Task("torch", what, threads, steps, layout) for layout in LAYOUTS}
-    return {name: ask(task, 600)["peak"] for name, task in tasks.items()}
+    def layer_times(self) -> dict[str, LayerTimes]:
+        """{side: the time of every layer}, of every side but the default SGD."""
+        slow = max(median(side.seconds) for side in self.sides) > WARM
+        return {side.name: side.layers(1 if slow else 2) for side in self.sides[:-1]}
 
 
 def measured(
-    case: Case, threads: int, rounds: int, seconds: float, is_first: bool, with_peaks: bool
-) -> tuple[list[Line], dict[str, LayerTimes]]:
-    """(a line of every side, the times of layers) of one network with one number of threads.
+    case: Case, threads: tuple[int, ...], rounds: int, seconds: float
+) -> Iterator[tuple[int, list[Line], dict[str, LayerTimes]]]:
+    """(threads, a line of every side, the times of layers) of one network for each number of threads.
 
-    Layers and peaks are those with the first number of threads.
+    Layers and peaks are those with the first number.
     """
     with ExitStack() as stack:
-        study = Study(case, threads, stack)
-        study.run(rounds, FEWEST[0 if is_first else 1], seconds)
-        slow = max(median(side.seconds) for side in study.sides) > WARM
-        layers = study.layer_times(1 if slow else 2) if is_first else {}
-        lines = list(study.lines())
-        study.sides.clear()
-        study.models.clear()
-    gc.collect()
-    found = peaks(case, threads, 2) if is_first and with_peaks else {}
-    return [line.with_peak(found.get(line.side, 0)) for line in lines], layers
+        study = Study(case, threads[0], stack)
+        for count in threads:
+            is_first = count == threads[0]
+            if not is_first:
+                study.again(count)
+            study.run(rounds, FEWEST[0 if is_first else 1], seconds)
+            if is_first:
+                study.note_peaks()
+            yield count, study.lines(), study.layer_times() if is_first else {}
 
 
 @click.command()
@@ -194,7 +194,6 @@ def measured(
     show_default=True,
     help="No round begins later, once there are three, or two with another number of threads.",
 )
-@click.option("--peaks/--no-peaks", "with_peaks", default=True, help="Peak resident sets, by processes of their own.")
 @click.option("--layers", is_flag=True, help="Print the slowest layers also where no limit is missed.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: experiments/results/cpu_speed.csv]")
 def main(
@@ -203,7 +202,6 @@ def main(
     threads: tuple[int, ...],
     rounds: int,
     seconds: float,
-    with_peaks: bool,
     layers: bool,
     out: Path | None,
 ) -> None:
@@ -218,8 +216,7 @@ def main(
     began, rows, by_layer, wrong, console = time.perf_counter(), [], [], [], wide_console()
     out = out or (None if quick else record.RESULTS / "cpu_speed.csv")
     for case in cases:
-        for count in threads:
-            lines, times = measured(case, count, rounds, seconds, count == threads[0], with_peaks)
+        for count, lines, times in measured(case, threads, rounds, seconds):
             rows += [line.cells(lines) for line in lines]
             by_layer += [(case.network, case.batch, case.shape, count, *cells) for cells in rows_of(times)]
             wrong += faults(lines)
@@ -230,7 +227,7 @@ def main(
             if times and (layers or short):
                 console.print(slowest(times))
             if out:  # after every network: what was measured is kept if a later one fails
-                facts = processor(), f"PyTorch {torch.__version__}", f"{time.perf_counter() - began:.0f} s in all"
+                facts = processor(), f"PyTorch {version('torch')}", f"{time.perf_counter() - began:.0f} s in all"
                 record.write(out, COLUMNS, rows, *facts)
                 record.write(out.with_name(f"{out.stem}_layers.csv"), LAYER_COLUMNS, by_layer, *facts)
     click.echo(f"{time.perf_counter() - began:.0f} s in all")

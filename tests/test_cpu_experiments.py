@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from math import isnan
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import cpu_limit  # noqa: E402
 import cpu_memory  # noqa: E402
 import cpu_memory_report  # noqa: E402
 import cpu_report  # noqa: E402
+import cpu_side  # noqa: E402
 import kernels_least  # noqa: E402
 from cpu_cases import Case  # noqa: E402
 from cpu_report import Line  # noqa: E402
@@ -203,6 +205,57 @@ def test_the_fewest_sub_batches_that_fit_are_taken():
     trainer = cpu_child._trainer(task(**own), TINY, TINY.make(), 0)
     assert trainer.micro_batches == 2
     trainer.close()
+
+
+# ---- sides of cpu_speed
+
+
+@pytest.fixture
+def side():
+    """A function: a side in a process of its own, which ends with the test."""
+    with ExitStack() as stack:
+
+        def begin(made):
+            remote = cpu_side.Remote(made)
+            stack.callback(remote.close)
+            return remote
+
+        yield begin
+
+
+def test_a_side_steps_when_it_is_asked_to(side):
+    remote = side(task())
+    remote.ready()
+    seconds, loss = remote.steps(2)
+    trainer = cpu_cases.trainer_of(TINY, 1)
+    assert loss == trainer.step(*cpu_cases.batch_of(trainer.net))
+    trainer.close()
+    assert len(seconds) == 2
+    assert min(seconds) > 0
+    assert remote.worked > 0
+    assert {("conv1_1", "forward"), ("conv1_1", "backward"), ("all", "update")} <= remote.layers().keys()
+    assert remote.peak() > 10 << 20
+    remote.threads(1)
+    assert remote.steps(1)[1] == loss  # its first weights again
+
+
+def test_a_side_that_fails_says_why(side):
+    remote = side(task(kernels="abacus"))
+    with pytest.raises(cpu_child.ChildError, match="kernels 'abacus' cannot run here"):
+        remote.ready()
+
+
+def test_a_side_whose_process_ended_is_an_error(side):
+    remote = side(task())
+    remote.ready()
+    remote._process.kill()
+    with pytest.raises(cpu_child.ChildError, match="its process ended with -9"):
+        remote.steps(1)
+
+
+def test_what_is_no_question_is_refused():
+    with pytest.raises(ValueError, match="no question is "):
+        cpu_side.answer(None, {"do": "dance"})
 
 
 # ---- cpu_memory
