@@ -21,6 +21,7 @@ from vdnn.layers import Add, BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Line
 from vdnn.network import Network, Tensor
 
 KERNELS = ("numpy", "fast")  # NumPy alone; with Numba
+LAYOUTS = ("contiguous", "channels_last")  # of PyTorch's tensors
 MOMENTUM = 0.9
 MIB = 1 << 20
 
@@ -49,6 +50,16 @@ class Case:
     def at_rate(self, rate: float) -> Case:
         """The same with another learning rate."""
         return replace(self, rate=rate)
+
+    def plain(self) -> dict[str, Any]:
+        """The case as JSON has it."""
+        about = {"network": self.network, "batch": self.batch, "image": list(self.image)}
+        return {**about, "options": dict(self.options), "rate": self.rate}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Case:
+        """The case that `plain` gave."""
+        return cls(**{**plain, "image": tuple(plain["image"])})
 
     @property
     def shape(self) -> str:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from children import ChildError, answers_apart
 from cpu_limit import Limit
 
 WANT_OF_MEMORY = (
@@ -25,10 +26,6 @@ WANT_OF_MEMORY = (
 FEWEST = "fewest"  # micro_batches: as few as fit
 KILLED = -9  # by the system, where a control group's limit was reached
 RESERVE = 96 << 20  # bytes of vdnn's target for what is neither arena, nor images, nor there before: stacks, staging
-
-
-class ChildError(RuntimeError):
-    """The process failed, and not for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,20 @@ class Task:
     group: str = ""
 
 
+def environment() -> dict[str, str]:
+    """Of such processes: vdnn's threads are its own, so that NumPy's BLAS has one."""
+    return {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+
+
 def ask(task: Task, seconds: float) -> dict[str, Any]:
     """The child's answer; {"error", "memory": True} if it wanted more memory than there is.
 
     Raises ChildError for any other failure, or if it takes longer than that; then it is ended.
     """
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).resolve())]
     try:
         ended = subprocess.run(
-            command, input=json.dumps(asdict(task)), capture_output=True, text=True, timeout=seconds, env=environment
+            command, input=json.dumps(asdict(task)), capture_output=True, text=True, timeout=seconds, env=environment()
         )
     except subprocess.TimeoutExpired:
         raise ChildError(f"{task.side} on {task.case}: no answer in {seconds:.0f} s") from None
@@ -98,7 +99,7 @@ def run(task: Task) -> dict[str, Any]:
 
     from vdnn.resident import peak_resident_bytes, resident_bytes
 
-    case = Case(**{**task.case, "image": tuple(task.case["image"])})
+    case = Case.of(task.case)
     net = case.make()
     batch = batch_of(net)
     if task.side == "torch":
@@ -176,8 +177,7 @@ def _trainer(task: Task, case: Any, net: Any, taken: int) -> Any:
 
 def main() -> None:
     """Do the task that stands on standard input."""
-    answer_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    answer_to = answers_apart()
     task = Task(**json.loads(sys.stdin.readline()))
     try:
         if task.limit:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cpu_cases import KERNELS
+from cpu_cases import KERNELS, LAYOUTS
 from rich.table import Table
 
 from vdnn.tape import FORWARD_PHASES
 
 LayerTimes = dict[tuple[str, str], float]  # {(layer, "forward", "backward" or "update"): seconds}
-SIDES = (*(f"vdnn {kernels}" for kernels in KERNELS), "torch contiguous fused", "torch channels_last fused")
+SIDES = (*(f"vdnn {kernels}" for kernels in KERNELS), *(f"torch {layout} fused" for layout in LAYOUTS))
 LAYER_COLUMNS = ("network", "batch", "image", "threads", "layer", "phase", *(f"{side} ms measured" for side in SIDES))
 MOST = 20  # layers that are printed
 EVERY = "all"  # PyTorch updates all weights in one call

@@ -26,8 +26,9 @@ from typing import Any
 
 import click
 import record
+from children import ChildError
 from cpu_cases import CASES, Case, kernels_here, named
-from cpu_child import FEWEST, ChildError, Task, ask
+from cpu_child import FEWEST, Task, ask
 from cpu_limit import limited
 from cpu_memory_report import COLUMNS, Row, table_of
 from cpu_report import wide_console
@@ -142,7 +143,7 @@ class Study:
 
     def torch(self, batch: int, steps: int, limit: int, about: str, turn: int = 0, **how: Any) -> dict[str, Any]:
         """PyTorch's answer, under that limit in bytes; 0: none."""
-        task = Task("torch", _plain(self.case.smaller(batch)), self.threads, steps, **how)
+        task = Task("torch", self.case.smaller(batch).plain(), self.threads, steps, **how)
         told = f"{self.case.network}: torch, batch {batch}{about}"
         if not limit:
             return self.answers.ask(task, told, turn)
@@ -178,15 +179,10 @@ class Study:
                 target = plain.peak // parts
                 about = f"{case.network}: vdnn {kernels}, {way.name} in {format_bytes(target)}"
                 how = {"kernels": kernels, "policy": way.policy, "how": way.how, "target": target}
-                found = self.answers.ask(Task("vdnn", _plain(case), self.threads, self.steps, **how), about)
+                found = self.answers.ask(Task("vdnn", case.plain(), self.threads, self.steps, **how), about)
                 yield Row(case, self.threads, f"vdnn {kernels}", way.name, share, target, found)
         last = self.torch(batch, self.steps, limit, ", plain again", turn=1)
         yield Row(case, self.threads, "torch", "plain again", "", 0, last)
-
-
-def _plain(case: Case) -> dict[str, Any]:
-    about = {"network": case.network, "batch": case.batch, "image": list(case.image)}
-    return {**about, "options": dict(case.options), "rate": case.rate}
 
 
 @click.command()

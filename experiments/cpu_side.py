@@ -1,8 +1,7 @@
 """One side of cpu_speed.py in a process of its own, which makes its network once and steps when it is asked to.
 
 So no side's threads, heap or fragments are another's, and the peak resident set is that of the process that was timed.
-Messages are lines of JSON, a question and its answer in turn: first a Task's fields; then {"do": NAME, ...}, see
-`answer`.  `Remote` is the parent's end.  The process ends with its standard input.
+`Remote` is the parent's end; the child answers what `answer` knows, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -10,81 +9,70 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cpu_child import ChildError, Task
+from children import Child, ChildError, answers_apart
+from cpu_child import Task, environment
 from cpu_layers import LayerTimes, of_torch, of_trace
+
+PATIENCE = 600.0  # seconds for one answer
 
 
 class Remote:
-    """A side in its own process, which begins to make its network at once.  Raises ChildError for what fails there."""
+    """A side in its own process, which begins to make its network at once.
+
+    Its methods raise ChildError for what fails there, and if there is no answer in PATIENCE seconds.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).resolve())]
-        self.worked = 0.0  # processor seconds of its steps
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1
-        )
-        self._send(asdict(task))
+        self._child = Child([sys.executable, str(Path(__file__).resolve())], environment())
+        self._child.tell(do="make", task=asdict(task))
 
     def ready(self) -> None:
         """Wait until the network is made."""
-        self._answer()
+        self._answer("make")
 
     def steps(self, count: int, sgd: str = "") -> tuple[list[float], float]:
         """(seconds of so many steps, the loss of the first)."""
         found = self._ask("steps", count=count, sgd=sgd)
-        self.worked += found["worked"]
         return found["seconds"], found["loss"]
 
     def layers(self, sgd: str = "") -> LayerTimes:
         """Seconds of each layer in one step."""
-        return {(layer, phase): seconds for layer, phase, seconds in self._ask("layers", sgd=sgd)}
+        return {(layer, phase): seconds for layer, phase, seconds in self._ask("layers", sgd=sgd)["seconds"]}
 
     def threads(self, count: int) -> None:
         """Take so many threads from now on; vdnn makes its network anew, with its first weights."""
         self._ask("threads", count=count)
 
+    def worked(self) -> float:
+        """Processor seconds of the process so far."""
+        found: float = self._ask("used")["seconds"]
+        return found
+
     def peak(self) -> int:
         """Bytes at most resident so far."""
-        found: int = self._ask("peak")
+        found: int = self._ask("used")["peak"]
         return found
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        self._process.wait()
+        self._child.close(kill=True)  # what it holds need not be given back in order
 
-    def _ask(self, name: str, **how: Any) -> Any:
-        self._send({"do": name, **how})
-        return self._answer()
+    def _ask(self, name: str, **how: Any) -> dict[str, Any]:
+        self._child.tell(do=name, **how)
+        return self._answer(name)
 
-    def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended: there will be no answer, which is said
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        who = f"{self.task.side} on {self.task.case}"
-        if not said:
-            raise ChildError(f"{who}: its process ended with {self._process.wait()}")
-        found = json.loads(said)
-        if found["error"]:
-            raise ChildError(f"{who}: {found['error']}")
-        return found["answer"]
+    def _answer(self, name: str) -> dict[str, Any]:
+        try:
+            return self._child.answer(PATIENCE, name)
+        except ChildError as error:
+            raise ChildError(f"{self.task.side} on {self.task.case}: {error}") from error
 
 
 # ---- in the child
@@ -146,24 +134,25 @@ class TorchSide:
         return of_torch(self.training.layer_seconds(sgd))
 
 
-def answer(side: Any, question: dict[str, Any]) -> Any:
-    """What is answered to a question."""
+def answer(side: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """What is answered to a question.  Raises ValueError for what is none."""
+    from vdnn.resident import peak_resident_bytes
+
     match question:
         case {"do": "steps", "count": count, "sgd": sgd}:
-            seconds, losses, before = [], [], time.process_time()
+            seconds, losses = [], []
             for _ in range(count):
                 began = time.perf_counter()
                 losses.append(side.step(sgd))
                 seconds.append(time.perf_counter() - began)
-            return {"seconds": seconds, "loss": losses[0], "worked": time.process_time() - before}
+            return {"seconds": seconds, "loss": losses[0]}
         case {"do": "layers", "sgd": sgd}:
-            return [(*key, seconds) for key, seconds in side.layers(sgd).items()]
+            return {"seconds": [(*key, seconds) for key, seconds in side.layers(sgd).items()]}
         case {"do": "threads", "count": count}:
-            return side.threads(count)
-        case {"do": "peak"}:
-            from vdnn.resident import peak_resident_bytes
-
-            return peak_resident_bytes()
+            side.threads(count)
+            return {}
+        case {"do": "used"}:
+            return {"seconds": time.process_time(), "peak": peak_resident_bytes()}
     raise ValueError(f"no question is {question}")
 
 
@@ -171,28 +160,25 @@ def made(task: Task) -> Any:
     """The side of that task."""
     from cpu_cases import Case
 
-    case = Case(**{**task.case, "image": tuple(task.case["image"])})
+    case = Case.of(task.case)
     return VdnnSide(task, case) if task.side == "vdnn" else TorchSide(task, case)
 
 
 def main() -> None:
     """Answer until there are no more questions."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    side = None
+    answers, side = answers_apart(), None
     for line in sys.stdin:
+        question = json.loads(line)
         try:
-            question = json.loads(line)
-            if side is None:
-                side, found = made(Task(**question)), None
+            if question["do"] == "make":
+                side, said = made(Task(**question["task"])), {}
             else:
-                found = answer(side, question)
-            said = {"error": "", "answer": found}
+                said = answer(side, question)
         except Exception as error:
-            said = {"error": f"{type(error).__name__}: {error}"[:500], "answer": None}
+            said = {"error": f"{type(error).__name__}: {error}"[:500]}
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(said), file=answers, flush=True)
-    os._exit(0)  # the network's memory need not be given back in order
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 import record
-from cpu_cases import CASES, Case, kernels_here
+from cpu_cases import CASES, LAYOUTS, Case, kernels_here
 from cpu_child import Task
 from cpu_layers import LAYER_COLUMNS, LayerTimes, rows_of, slowest
 from cpu_report import COLUMNS, Line, faults, missed, table_of, wide_console
@@ -38,7 +38,6 @@ from predict import busy_seconds
 
 from vdnn.commands.measure import processor
 
-LAYOUTS = ("contiguous", "channels_last")
 REST = 0.06  # seconds
 BLOCK, MOST = 0.4, 5  # seconds of timed steps in a row, and at most so many steps
 WARM = 1.0  # seconds: before steps that are shorter comes one that does not count
@@ -80,10 +79,9 @@ class Side:
         self.seconds += self.remote.steps(unseen + count, self.sgd)[0][unseen:]
 
     def layers(self, times: int) -> LayerTimes:
-        """The median time of every layer."""
+        """The median time of every layer; a step before does not count."""
         time.sleep(REST)
-        if times > 1:
-            self.remote.steps(1, self.sgd)
+        self.remote.steps(1, self.sgd)
         runs = [self.remote.layers(self.sgd) for _ in range(times)]
         return {key: median(run.get(key, 0.0) for run in runs) for key in runs[0]}
 
@@ -112,9 +110,7 @@ class Study:
         return Side(f"torch {layout} {sgd}", self._remote("torch", layout=layout), "", layout, sgd)
 
     def _remote(self, side: str, **how: Any) -> Remote:
-        case = self.case
-        about = {"network": case.network, "batch": case.batch, "image": case.image}
-        remote = Remote(Task(side, {**about, "options": dict(case.options), "rate": case.rate}, self.threads, 0, **how))
+        remote = Remote(Task(side, self.case.plain(), self.threads, 0, **how))
         self.stack.callback(remote.close)
         return remote
 
@@ -142,7 +138,7 @@ class Study:
 
     def _others_worked(self) -> float:
         """Processor seconds of what is neither this process nor a side's."""
-        return busy_seconds() - sum(side.remote.worked for side in self.sides)
+        return busy_seconds() - sum(side.remote.worked() for side in self.sides)
 
     def note_peaks(self) -> None:
         """Ask every process for what was resident at most."""

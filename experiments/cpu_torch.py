@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from cpu_cases import MOMENTUM
+from cpu_cases import LAYOUTS, MOMENTUM
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch_twin import Piece, Translated
 
 from vdnn.network import Network
 
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+FORMATS = dict(zip(LAYOUTS, (torch.contiguous_format, torch.channels_last), strict=True))
 Seconds = dict[tuple[str, str], float]  # {(layer, "forward", "backward" or "update"): seconds}
 
 
@@ -39,9 +39,9 @@ class TorchTraining:
             raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
         self.model = Translated(net).to(getattr(torch, net.dtype))
         self.model.load(dict(weights))
-        self.model.to(memory_format=LAYOUTS[layout]).train()
+        self.model.to(memory_format=FORMATS[layout]).train()
         images, labels = (torch.from_numpy(a) for a in batch)
-        self.images = images.contiguous(memory_format=LAYOUTS[layout])
+        self.images = images.contiguous(memory_format=FORMATS[layout])
         self.labels = labels
         self.recompute = recompute
         self.parts = self.model.parts() if recompute else list(self.model.pieces)

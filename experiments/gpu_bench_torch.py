@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from children import Child, ChildError
 from gpu_bench_plan import (
     KEPT,
     TOYS,
@@ -45,71 +41,6 @@ AGAINST = (
 LOSS_LIMIT = {"fp32": 1e-3, "tf32": 2e-2}  # relative: how far first losses of the same network may differ
 TORCH = [sys.executable, str(Path(__file__).resolve().parent / "gpu_torch.py")]
 ROUNDS = 3
-
-
-class ChildError(RuntimeError):
-    """The other process failed, or did not answer in time."""
-
-
-class Child:
-    """The other process: a command and its answer are a line of JSON each."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
-        self.process = subprocess.Popen(list(command), text=True, **pipes)  # type: ignore[call-overload]
-        self.answers: queue.Queue[str] = queue.Queue()
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        self.said = ""  # the end of what it wrote to stderr, once it has ended
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.answers.put(line)
-        self.answers.put("")
-
-    def ask(self, seconds: float, **command: Any) -> dict[str, Any]:
-        """Its answer.  Raises ChildError if it refuses, has ended, or takes longer than that; then it is ended."""
-        try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-            line = self.answers.get(timeout=seconds)
-        except (OSError, ValueError):  # its end of the pipe is closed, or ours is
-            line = ""
-        except queue.Empty:
-            self.close(kill=True)
-            raise ChildError(f"no answer to {command['do']!r} in {seconds:.0f} s: {self.said}") from None
-        if not line:
-            self.close(kill=True)
-            raise ChildError(f"it ended: {self.said}")
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise ChildError(found["error"])
-        return found
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return self.process.poll() is None
-
-    def close(self, kill: bool = False) -> None:
-        """End it: by itself, or else by force."""
-        if self.log.closed:
-            return
-        if kill:
-            self.process.kill()
-        with suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.reader.join(10)
-        self.process.stdout.close()
-        self.log.seek(0)
-        self.said = " ".join(self.log.read()[-1500:].split())
-        self.log.close()
 
 
 def against_torch(section: Section) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from children import answers_apart
 from gpu_bench_plan import batch_for, network_of
 from gpu_torch_offload import StreamOffload
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
@@ -173,8 +173,7 @@ class Answers:
 
 def main() -> None:
     """Answer commands until there are no more."""
-    answer_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    answer_to = answers_apart()
     answers = Answers()
     for line in sys.stdin:
         command = json.loads(line)

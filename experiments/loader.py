@@ -45,14 +45,15 @@ def endless(source: Source, epoch: int = 0) -> Iterator[tuple[Any, Any]]:
 
 
 def make_pictures(folder: Path, count: int, width: int, height: int) -> int:
-    """JPEGs in two classes: patterns, half noise so that they have as many bytes as photographs do; the mean bytes."""
+    """JPEGs of two classes, in tens: patterns, half noise, to have as many bytes as photographs; their mean bytes."""
     for first in range(0, count, 10):
         images, labels = synthetic((3, height, width), 2, 10, seed=first)
         for i, (image, label) in enumerate(zip(images, labels, strict=True), start=first):
             (folder / str(label)).mkdir(parents=True, exist_ok=True)
             pixels = np.clip(image * 12 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
             Image.fromarray(pixels).save(folder / str(label) / f"{i:04}.jpg", quality=85)
-    return sum(path.stat().st_size for path in folder.rglob("*.jpg")) // count
+    sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
+    return sum(sizes) // len(sizes)
 
 
 def image_milliseconds(loader: Loader, samples: int = 64) -> float:

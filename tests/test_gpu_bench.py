@@ -15,10 +15,10 @@ import pytest
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
+from children import Child, ChildError  # noqa: E402
 from gpu_about import why_no_gpu  # noqa: E402
 from gpu_bench_plan import NothingFitsError  # noqa: E402
 from gpu_bench_report import TABLES, Report, Section  # noqa: E402
-from gpu_bench_torch import Child, ChildError  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(bool(emulator.available()), reason=emulator.available())
 
