@@ -201,10 +201,11 @@ def test_a_missing_or_unknown_field_is_named_with_its_file(saved, change, messag
         Trainer.load(path)
 
 
-def test_a_checkpoint_from_before_there_were_rewrites_goes_on_with_the_standard_ones(saved):
+def test_an_earlier_checkpoint_goes_on_with_the_standard_rewrites(saved):
     _, path = saved
-    rewritten(path, lambda about: about["options"].pop("rewrites"))
+    rewritten(path, lambda about: (about.pop("recipe"), about["options"].pop("rewrites")))
     loaded = Trainer.load(path)
+    assert loaded.recipe is None
     assert loaded.plan.tape.rewrites == ("inplace", "split", "sum_inplace", "early_update")
     loaded.close()
 

@@ -262,6 +262,26 @@ def test_a_member_that_is_a_link_is_refused(tmp_path):
         cifar10(path, records=2)
 
 
+def test_a_header_that_would_unpack_to_much_takes_no_memory(tmp_path):
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz") as made:
+        member = tarfile.TarInfo("././@LongLink")
+        member.type, member.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+        made.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(DataError, match="more than 1048576 bytes lie between two members"):
+        cifar10(path)
+
+
+def test_a_header_that_is_no_number_is_refused(tmp_path):
+    path = tmp_path / "sparse.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as made:
+        member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        member.pax_headers = {"GNU.sparse.map": "x"}
+        made.addfile(member, io.BytesIO())
+    with pytest.raises(DataError, match=r"is no cifar-10-binary\.tar\.gz, or damaged"):
+        cifar10(path)
+
+
 def test_the_pickled_version_is_refused_by_name(tmp_path):
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(archive({"data_batch_1": b"cos\nsystem\n"}, "cifar-10-batches-py"))

@@ -349,12 +349,30 @@ def test_an_epoch_does_not_go_on_with_other_batches(few, tmp_path):
         tiny().fit(loader, epochs=1, progress=stop)
     rest = vdnn.Trainer.load(path)
     with Loader(images, 16, Transform(crop="random", padding=2), seed=3) as other:
-        with pytest.raises(vdnn.TrainingError, match=r"2 batches of epoch 1 are done, .* seed was 0, now 3, transform"):
+        with pytest.raises(vdnn.TrainingError, match=r"^2 batches .* seed was 0, is 3, padding was 1, is 2; to begin"):
             rest.fit(other, epochs=1)
         assert rest.steps_done == 2
         rest.position = 0
         rest.fit(other, epochs=1)  # all of it
     assert rest.steps_done == 7
+
+
+def test_what_batches_follow_from_may_be_numpys(few, tmp_path):
+    shake = {"crop": "random", "padding": np.int64(1), "mean": few[0].mean((0, 2, 3)), "deviation": np.float32(0.5)}
+    run = tiny()
+    with Loader(ArraySet(*few), 16, Transform(**shake), seed=np.int64(3)) as loader:
+        run.fit(loader, epochs=1)
+    run.save(str(tmp_path / "saved"))
+    assert vdnn.Trainer.load(str(tmp_path / "saved")).recipe == run.recipe
+    assert run.recipe["seed"] == 3
+
+
+def test_the_same_batches_may_be_said_in_another_way(few):
+    run = tiny()
+    with Loader(ArraySet(*few), 16, Transform(size=8)) as one, Loader(ArraySet(*few), 16, Transform((8, 8))) as other:
+        run._take_recipe(one)
+        run.position = 1
+        run._take_recipe(other)
 
 
 def test_the_next_epoch_may_have_other_batches(few, tmp_path):

@@ -167,6 +167,15 @@ def test_a_folder_without_pictures_is_refused(tmp_path, make, message):
         ImageFolder(tmp_path)
 
 
+def test_links_to_folders_are_followed_but_not_in_a_circle(pictures, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "9.png", Image.new("RGB", (20, 20)))
+    (pictures / "ant" / "more").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(pictures / "ant")
+    found = ImageFolder(pictures)
+    assert [path.name for path in found.paths] == ["0.png", "1.png", "2.png", "9.png", "0.png", "1.png", "2.png"]
+
+
 def test_a_class_that_was_not_trained_is_refused(pictures):
     with pytest.raises(DataError, match=r"\['bee'\], which are not of \['ant'\]"):
         ImageFolder(pictures, classes=("ant",))
@@ -211,6 +220,25 @@ def test_a_damaged_file_in_the_cache_folder_is_made_again(pictures, tmp_path_fac
     kept.write_bytes(kept.read_bytes()[:100])
     assert np.array_equal(ImageFolder(pictures, 12, cache_folder=folder).image(0), expected)
     assert kept.stat().st_size > 500
+
+
+@pytest.mark.parametrize("damage", ["a header that is none", "a huge shape", "an archive", "one byte less"])
+def test_whatever_is_in_the_cache_folder_does_no_harm(pictures, tmp_path_factory, damage):
+    folder = tmp_path_factory.mktemp("kept")
+    expected = ImageFolder(pictures, 12, cache_folder=folder).image(0).copy()
+    (kept,) = folder.rglob("*.npy")
+    whole = kept.read_bytes()
+    if damage == "a header that is none":
+        kept.write_bytes(whole[:60] + bytes([whole[60] ^ 0x80]) + whole[61:])
+    elif damage == "a huge shape":
+        kept.write_bytes(whole.replace(b"(12, 16, 3), }    ", b"(99999, 99999, 3),}"))
+        assert kept.read_bytes() != whole
+    elif damage == "an archive":
+        with kept.open("wb") as file:
+            np.savez(file, a=np.ones(3))
+    else:
+        kept.write_bytes(whole[:-1])
+    assert np.array_equal(ImageFolder(pictures, 12, cache_folder=folder).image(0), expected)
 
 
 # ---- loaded

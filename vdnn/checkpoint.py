@@ -150,7 +150,7 @@ def load(kind: type[Trainer], path: str | os.PathLike[str], net: Network | None,
         for name in group:
             group[name] = arrays[name]
     trainer.steps_done, trainer.epoch, trainer.position = (about[k] for k in ("steps_done", "epoch", "position"))
-    trainer.recipe = about["data"]
+    trainer.recipe = about["recipe"]
     return trainer
 
 
@@ -260,7 +260,7 @@ def _describe(trainer: Trainer) -> dict[str, Any]:
         "steps_done": trainer.steps_done,
         "epoch": trainer.epoch,
         "position": trainer.position,
-        "data": trainer.recipe,
+        "recipe": trainer.recipe,
         "options": {
             "policy": policy,
             "budget": trainer.budget_bytes,

@@ -30,7 +30,7 @@ FIELDS: Fields = {
     "steps_done": (int,),
     "epoch": (int,),
     "position": (int,),
-    "data": (dict, type(None)),
+    "recipe": (dict, type(None)),
     "options": (dict,),
 }
 OPTION_FIELDS: Fields = {
@@ -46,7 +46,9 @@ OPTION_FIELDS: Fields = {
     "device": (dict,),
 }
 HOST = {"name": "host", "exact": False}
-EARLIER = {
+# What checkpoints of earlier versions do not say, in the metadata and in its options
+EARLIER: dict[str, Any] = {"recipe": None}
+EARLIER_OPTIONS: dict[str, Any] = {
     "device": HOST,
     "rewrites": list(STANDARD),
     "micro_batches": 1,
@@ -68,11 +70,10 @@ class CheckpointError(ValueError):
 def check_metadata(path: Path, about: Any) -> None:
     """Raise CheckpointError unless `about` has just the fields that a checkpoint's metadata has, of their types."""
     if isinstance(about, dict):
-        about.setdefault("data", None)  # checkpoints of earlier versions do not say
+        about.update(EARLIER | about)
+        if isinstance(about.get("options"), dict):
+            about["options"].update(EARLIER_OPTIONS | about["options"])
     _check_fields(f"{path}: its metadata", about, FIELDS)
-    if isinstance(about["options"], dict):
-        for name, value in EARLIER.items():  # before there were others, nothing was said
-            about["options"].setdefault(name, value)
     _check_fields(f"{path}: options", about["options"], OPTION_FIELDS)
     device = about["options"]["device"]
     if device.get("name") not in DEVICE_FIELDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 from vdnn import clock as clocks
 from vdnn import optimizers
 from vdnn.arrays import Arrays, initial
-from vdnn.data.batches import Batches, Recipe, Source, check_recipe, sizes_in
+from vdnn.data.batches import Batches, Recipe, Source, other_recipe, plain_recipe, sizes_in
 from vdnn.inputs import InputError, check_images, check_labels, check_set
 from vdnn.layers.base import Array, LayerError
 from vdnn.losses import Loss
@@ -399,16 +398,15 @@ class Trainer:
 
     def _take_recipe(self, batches: Source) -> None:
         """Raise TrainingError if the epoch that is under way began with batches that came about otherwise."""
-        recipe: Recipe = json.loads(json.dumps(getattr(batches, "recipe", None)))  # as a checkpoint has it
-        if self.position:
-            try:
-                check_recipe(self.recipe, recipe)
-            except ValueError as error:
-                raise TrainingError(
-                    f"{self.position} batches of epoch {self.epoch + 1} are done, which cannot go on with {error}; to "
-                    "begin it anew with these set the trainer's position to 0"
-                ) from error
-        self.recipe = recipe
+        recipe = plain_recipe(batches)
+        other = other_recipe(self.recipe, recipe) if self.position else ""
+        if other:
+            raise TrainingError(
+                f"{self.position} batches of epoch {self.epoch + 1} are done, it cannot go on with others: {other}; "
+                "to begin it anew with these set the trainer's position to 0"
+            )
+        if recipe is not None or not self.position:
+            self.recipe = recipe
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -532,9 +530,9 @@ class Trainer:
         """Replace weights and running statistics by those of `source`; returns what became of every tensor of it.
 
         source   a .safetensors file, a .pt or .pth file of PyTorch's, of which nothing is run, or {name: array}
-        names    {name in the source: name in `weights` or `statistics`}; None: torchvision's names for the shipped
-                 architectures, PyTorch's for the layers' own (conv1.weight), or vdnn's (conv1.w), whichever most
-                 of the names are
+        names    {name in the source: name in `weights` or `statistics`} where it differs from all of: torchvision's
+                 names for those architectures that it has, PyTorch's for the layers' own (conv1.weight), and vdnn's
+                 (conv1.w), of which those count that most of the names are
         strict   refuse a source that has not just what the network has; False: replace what suits
 
         float16, bfloat16 and float64 are converted.  Only then is anything replaced, and the optimizer's state is left

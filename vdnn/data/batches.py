@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ class Source(Protocol):
 
     batch, drop_last   samples of a batch, and whether a smaller last one is left out
     labels             (N, ...) of all images, in no order of an epoch
-    recipe             where there is one, what order and chance follow from, {what: plain data}: a checkpoint has it,
-                       and training does not go on within an epoch by another
+    recipe             where there is one, what order and chance follow from, {what: plain data or arrays}: a checkpoint
+                       has it, and training does not go on within an epoch by another
     """
 
     batch: int
@@ -64,14 +65,18 @@ def recipe_of(source: _Ordered) -> dict[str, Any]:
     return {"shape": list(source.shape), **{name: getattr(source, name) for name in names}}
 
 
-def check_recipe(before: Recipe, now: Recipe) -> None:
-    """Raise ValueError that says how the batches of a source differ from those of one before."""
+def plain_recipe(source: Source) -> Recipe:
+    """The source's recipe as JSON has it; None if it has none."""
+    recipe = getattr(source, "recipe", None)
+    return None if recipe is None else json.loads(json.dumps(recipe, default=lambda value: value.tolist()))
+
+
+def other_recipe(before: Recipe, now: Recipe) -> str:
+    """In words, how the batches of a source differ from those of one before; "" if they do not, or nobody knows."""
     if before is None or now is None:
-        return
+        return ""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if names:
-        told = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
-        raise ValueError(f"other batches than before: {told}")
+    return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)
 
 
 def sizes_in(samples: int, batch: int, drop_last: bool) -> list[int]:
@@ -141,7 +146,7 @@ class Batches:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the batches follow from, besides the images themselves."""
-        return recipe_of(self) | {"shift": self.shift}
+        return recipe_of(self) | {"shift": self.shift, "background": self.background}
 
     def __len__(self) -> int:
         """Batches in an epoch."""

@@ -24,6 +24,7 @@ PIXELS = 3 * 32 * 32
 PAGE = "described at https://www.cs.toronto.edu/~kriz/cifar.html"
 NAMES_LIMIT = 1 << 16  # bytes of a file of names
 MEMBERS = 64  # most that an archive may hold
+HEADERS = 1 << 20  # bytes of headers and padding between two of them
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,16 @@ def _from_archive(path: Path, form: _Format) -> dict[str, Bytes]:
     """The files of a .tar.gz, read to its end so that its checksum is compared; no member's name makes a file."""
     found: dict[str, Bytes] = {}
     with opened(path) as file:
+        metered = _Metered(file, path)
         try:
-            with tarfile.open(fileobj=file, mode="r|") as archive:
+            with tarfile.open(fileobj=metered, mode="r|") as archive:  # type: ignore[call-overload]
                 for count, member in enumerate(archive, start=1):
                     _check_member(path, form, member, count)
+                    metered.left = member.size + HEADERS
                     _take(path, form, archive, member, found)
-        except tarfile.TarError as error:
+        except DataError:
+            raise
+        except (tarfile.TarError, ValueError, OverflowError) as error:
             raise DataError(f"{path} is no {form.archive}, or damaged: {error}") from error
         left = LIMIT
         while part := file.read(1 << 20):
@@ -124,6 +129,20 @@ def _from_archive(path: Path, form: _Format) -> dict[str, Bytes]:
             if left < 0:
                 raise DataError(f"{path}: more than {LIMIT} bytes follow the archive")
     return found
+
+
+class _Metered:
+    """A file of which only `left` bytes more are read: what headers promise, a name of a gigabyte say, is not."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file, self.path, self.left = file, path, HEADERS
+
+    def read(self, size: int) -> bytes:
+        part = self.file.read(size)
+        self.left -= len(part)
+        if self.left < 0:
+            raise DataError(f"{self.path}: more than {HEADERS} bytes lie between two members of the archive")
+        return part
 
 
 def _check_member(path: Path, form: _Format, member: tarfile.TarInfo, count: int) -> None:

@@ -61,7 +61,8 @@ class ImageFolder:
         strange = [name for name in found if name not in self.classes]
         if strange:
             raise DataError(f"{self.root} has the classes {strange[:3]}, which are not of {list(self.classes)[:6]}")
-        pairs = [(path, self.classes.index(name)) for name, paths in found.items() for path in paths]
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        pairs = [(path, numbers[name]) for name, paths in found.items() for path in paths]
         self.paths = [path for path, _ in pairs]
         self.labels: NDArray[np.int64] = np.array([label for _, label in pairs], np.int64)
         self.memory = MemoryCache(parse_bytes(cache, least=0))
@@ -116,10 +117,20 @@ def _scan(root: Path) -> tuple[dict[str, list[Path]], int]:
     return found, others + loose
 
 
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
 def _pictures(folder: Path) -> tuple[list[Path], int]:
     """(pictures in the folder and below it, files that are none), in the order of their names."""
-    paths, others = [], 0
-    for where, below, names in os.walk(folder):
+    paths: list[Path] = []
+    others, seen = 0, set[str]()
+    for where, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # links may lead in a circle
+            below.clear()
+            continue
+        seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             is_picture = os.path.splitext(name)[1].lower() in ENDINGS

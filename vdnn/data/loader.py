@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -105,7 +104,7 @@ class Loader:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the batches follow from, besides the images themselves."""
-        return recipe_of(self) | {"transform": asdict(self.transform)}
+        return recipe_of(self) | self.view.recipe
 
     @property
     def nbytes(self) -> int:

@@ -108,6 +108,16 @@ class View:
         self.fill = np.float32(transform.fill * unit)
         self.changes = bool((self.factor != 1).any() or self.offset.any())
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that a batch follows from besides images, their order and chance."""
+        names = ("crop", "padding", "flip", "fill", "scale", "ratio")
+        return {
+            **{name: getattr(self.transform, name) for name in names},
+            "factor": self.factor.ravel(),
+            "offset": self.offset.ravel(),
+        }
+
     def keeps(self, size: tuple[int, int] | None) -> bool:
         """Whether images of that size come out as they are, but for normalisation."""
         return not self.transform.is_random and size == self.shape[1:]
@@ -138,7 +148,7 @@ class View:
 
     def _start(self, length: int, wanted: int, words: Sequence[int] | None, which: int) -> int:
         """Where the window begins in an image of that length: in the middle, or by chance; negative in the padding."""
-        padding = self.transform.padding
+        padding = int(self.transform.padding)  # 64-bit words are more than an int of NumPy takes
         spare = length + 2 * padding - wanted
         if words is None or self.transform.crop != "random" or spare < 0:
             return (length - wanted) // 2
