@@ -9,21 +9,23 @@ from typing import Any
 
 CUTOFF = 0.5  # of difflib's ratio: from which likeness on a name is worth suggesting
 CLEARLY = 0.8  # where it must be nearly the same
-LISTED = 40  # names that are listed; of more than that only the nearest
+LISTED = 40  # names that are listed; of more only the first, and how many others there are
 
 
-def nearest(name: Any, known: Iterable[str], most: int = 2, cutoff: float = CUTOFF) -> list[str]:
-    """The known names most like this one, best first: those that begin with it, then those spelled like it.
+def nearest(name: Any, known: Iterable[str], most: int = 2, cutoff: float | None = None) -> list[str]:
+    """The known names most like this one, best first: those that begin with it, else those spelled like it.
+
+    cutoff  of difflib's ratio: only those that are spelled so much like it
 
     >>> nearest("h100", ["v100", "h100-pcie", "h100-sxm"]), nearest("VDNN-dyn", ["vdnn_dyn", "vdnn_all"])
     (['h100-pcie', 'h100-sxm'], ['vdnn_dyn', 'vdnn_all'])
     """
     plain = {known_name: _plain(known_name) for known_name in known}
     wanted = _plain(str(name))
-    begun = [n for n, text in plain.items() if wanted and text.startswith(wanted)]
+    begun = [n for n, text in plain.items() if wanted and text.startswith(wanted)] if cutoff is None else []
     if begun:
         return sorted(begun, key=len)[:most]
-    spelled = difflib.get_close_matches(wanted, plain.values(), n=most, cutoff=cutoff)
+    spelled = difflib.get_close_matches(wanted, plain.values(), n=most, cutoff=cutoff or CUTOFF)
     return [next(n for n, text in plain.items() if text == found) for found in dict.fromkeys(spelled)]
 
 
@@ -31,7 +33,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_.-]", "", name.lower())
 
 
-def hint(name: Any, known: Iterable[str], most: int = 2, cutoff: float = CUTOFF) -> str:
+def hint(name: Any, known: Iterable[str], most: int = 2, cutoff: float | None = None) -> str:
     """The nearest names in brackets, " (did you mean a or b?)", or nothing."""
     found = nearest(name, known, most, cutoff)
     return f" (did you mean {' or '.join(found)}?)" if found else ""

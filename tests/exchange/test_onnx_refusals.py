@@ -41,6 +41,22 @@ CASES = {
     "an even LRN": (lambda g: g("LRN", "x", size=4), "size=4; an odd one"),
     "a concatenation of rows": (lambda g: g("Concat", "x", "x", axis=2), "axis=2; channels"),
     "a broadcast": (lambda g: g("Add", "x", g.vector((1, 3, 1, 1))), "is a constant; what layers make is needed"),
+    "a bias along the columns": (
+        lambda g: g("Add", g.conv("x", 3, 16, bias=False), g.vector(16)),
+        "shape (16,); one number for each of 16 channels, (1, 16, 1, 1), would fit",
+    ),
+    "a bias along the rows": (
+        lambda g: g("Add", g.conv("x", 3, 16, bias=False), g.vector((16, 1))),
+        "shape (16, 1); one number",
+    ),
+    "a bias for each sample": (
+        lambda g: g("Gemm", g("Flatten", "x"), g.weight(768, 3), g.vector((3, 1))),
+        "shape (3, 1); one number for each of 3 channels, (1, 3), would fit",
+    ),
+    "a bias of more dimensions": (
+        lambda g: g("Add", g.conv("x", 3, 16, bias=False), g.vector((1, 1, 16, 1, 1))),
+        "shape (1, 1, 16, 1, 1); one number",
+    ),
     "a clip elsewhere": (lambda g: g("Clip", "x", np.float32(-1), np.float32(1)), "between -1.0 and 1.0"),
     "a reshape": (lambda g: g("Reshape", "x", np.array([0, 12, 8, 8])), "to (0, 12, 8, 8); one row"),
     "a computed weight": (lambda g: g("Conv", "x", g("Relu", "x")), "is no constant; a weight of 4 dimensions"),

@@ -116,6 +116,16 @@ def test_names_of_ones_own_are_followed(trainer):
     np.testing.assert_array_equal(trainer.weights["fc.b"], weights()["fc.bias"])
     with pytest.raises(vdnn.ModelError, match=r"'fc\.ww' is no weight or statistic of small \(did you mean fc\.w\?\)"):
         trainer.load_weights(given, names={"x0": "fc.ww"})
+    with pytest.raises(vdnn.ModelError, match=r"2 tensors are to be fc\.w; one can be"):
+        trainer.load_weights(given, names={"x0": "fc.w", "x1": "fc.w"})
+
+
+def test_names_of_ones_own_are_beside_the_others(trainer):
+    given = weights()
+    given["head"] = given.pop("fc.weight")
+    assert trainer.load_weights(given, names={"head": "fc.w"}).is_complete
+    with pytest.raises(vdnn.ModelError, match=r"7 missing: conv1\.weight"):
+        trainer.load_weights({"head": given["head"]}, names={"head": "fc.w"})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])

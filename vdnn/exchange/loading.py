@@ -140,7 +140,11 @@ def _match(net: Network, given: Mapping[str, StoredTensor], where: str, names: M
     """Which tensor goes where, by the names that most of them have."""
     wanted, now = _wanted(net), {as_of_now(net, key): key for key in given}
     _check_names(net, names, wanted)
-    schemes = list(names_of(net).values()) if names is None else [dict(names)]
+    named = dict(names or {})
+    schemes = [
+        {key: name for key, name in scheme.items() if name not in named.values()} | named
+        for scheme in names_of(net).values()
+    ]
     scheme = max(schemes, key=lambda scheme: sum(key in now for key in scheme))  # the first of equals
     keys, mismatched, missing = {}, [], []
     for key, name in scheme.items():
@@ -170,6 +174,9 @@ def _is_state(key: str, scheme: Mapping[str, str]) -> bool:
 
 
 def _check_names(net: Network, names: Mapping[str, str] | None, wanted: Mapping[str, Tensor]) -> None:
+    for name, count in Counter((names or {}).values()).items():
+        if count > 1:
+            raise ModelError(f"names: {count} tensors are to be {name}; one can be")
     wrong = [name for name in (names or {}).values() if name not in wanted]
     if wrong:
         there = f"{hint(wrong[0], wanted, 1)}; there are {_some(tuple(wanted))}"

@@ -136,11 +136,17 @@ class Building:
         return name
 
 
-def vector(building: Building, node: OnnxNode, tensor: StoredTensor, count: int, factor: float = 1.0) -> StoredTensor:
-    """A bias for `count` channels, of a constant that broadcasts to them.  Raises ModelError."""
-    size = prod(tensor.shape)
-    if not tensor.is_float or size not in (1, count) or max(tensor.shape, default=1) != size:
-        building.fail(node, f"adds {tensor.dtype} of shape {tensor.shape}; one number for each of {count} would fit")
+def vector(
+    building: Building, node: OnnxNode, tensor: StoredTensor, count: int, rank: int, factor: float = 1.0
+) -> StoredTensor:
+    """A bias for `count` channels, of a constant that broadcasts to them in a tensor of that rank, whose axis 1 they
+    are.  Raises ModelError.
+    """
+    aligned = (1,) * (rank - len(tensor.shape)) + tensor.shape  # as ONNX broadcasts: from the right
+    wanted = (1, count, *[1] * (rank - 2))
+    if not tensor.is_float or aligned not in (wanted, (1,) * rank):
+        needed = f"one number for each of {count} channels, {wanted}, would fit"
+        building.fail(node, f"adds {tensor.dtype} of shape {tensor.shape}; {needed}")
 
     def change(array: Array) -> Array:
         return np.broadcast_to(array.reshape(-1) * array.dtype.type(factor), (count,)).copy()

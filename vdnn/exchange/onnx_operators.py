@@ -64,7 +64,7 @@ def _gemm(building: Building, node: OnnxNode) -> None:
         given = building.constants.get(node.input(2))
         if given is None:
             building.fail(node, f"its input 3 ({node.input(2)[:60]!r}) is no constant; a bias in the file is needed")
-        weights["b"] = vector(building, node, given, shape[0], beta)
+        weights["b"] = vector(building, node, given, shape[0], 2, beta)
     building.put(node, building.add(Linear(shape[0], "b" in weights), node, x, weights=weights))
 
 
@@ -73,7 +73,7 @@ def _matmul(building: Building, node: OnnxNode) -> None:
     weights = {"w": transformed(b, b.shape[::-1], lambda a: a.T)}
     later = building.biases.get(node.outputs[0])
     if later is not None:
-        weights["b"] = vector(building, node, later, b.shape[1])
+        weights["b"] = vector(building, node, later, b.shape[1], 2)
     building.put(node, building.add(Linear(b.shape[1], "b" in weights), node, x, weights=weights))
 
 

@@ -87,9 +87,9 @@ def _conv(building: Building, node: OnnxNode) -> None:
 
 def _bias(building: Building, node: OnnxNode, count: int) -> dict[str, StoredTensor]:
     if node.input(2):
-        return {"b": vector(building, node, building.stored(node, 2, 1), count)}
+        return {"b": vector(building, node, building.stored(node, 2, 1), count, 2)}
     later = building.biases.get(node.outputs[0])
-    return {} if later is None else {"b": vector(building, node, later, count)}
+    return {} if later is None else {"b": vector(building, node, later, count, 4)}
 
 
 def _conv_transpose(building: Building, node: OnnxNode) -> None:

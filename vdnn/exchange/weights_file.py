@@ -82,7 +82,8 @@ class _Halves:
 
     @cached_property
     def _found(self) -> dict[str, Any]:
-        return dict(safetensors.deserialize(self.path.read_bytes()))  # type: ignore[no-untyped-call]
+        every = safetensors.deserialize(self.path.read_bytes())  # type: ignore[no-untyped-call]
+        return {name: found for name, found in every if TYPES.get(found["dtype"]) == BFLOAT16}
 
     def __call__(self, name: str) -> Array:
         found = self._found[name]
