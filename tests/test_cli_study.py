@@ -75,6 +75,20 @@ def test_list_computes_nothing(run, tmp_path):
     assert not (tmp_path / "tiny.results").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--list", "--fresh"), "--fresh has no effect with --list"),
+        (("--list", "--out", "x"), "--out has no effect with --list"),
+        (("--keys", "--json"), "has no effect with --keys"),
+    ],
+)
+def test_options_without_effect_are_refused(run, options, said):
+    result = run(TINY, *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 def test_keys_are_listed():
     result = CliRunner().invoke(main, ["study", "--keys"])
     assert result.exit_code == 0

@@ -136,8 +136,11 @@ def test_a_slower_link_makes_a_slower_step():
 
 
 def test_jitter_is_among_the_figures():
-    (row,) = study({"network": "digits_vgg", "batch": 2, "jitter": 0.1})
-    assert row["figures"]["jitter"]["jitter"] == 0.1
+    found = study({"network": "digits_vgg", "batch": 2, "jitter": 0.1})
+    (row,), (record,) = found, found.records
+    assert row["figures"]["jitter"]["jitter"] == record["jitter"] == 0.1
+    assert record["jitter_p95_seconds_simulated"] == row["figures"]["jitter"]["p95_seconds"] > 0
+    assert "p95" in found.table()
 
 
 def test_a_cell_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch):
@@ -210,6 +213,15 @@ def test_a_torn_header_begins_anew(tmp_path, whole):
     assert study(out=tmp_path).to_csv() == whole.to_csv()
 
 
+@pytest.mark.parametrize("terminal", ["1", ""])
+def test_a_title_is_text_whatever_is_in_it(monkeypatch, terminal, capsys):
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    monkeypatch.setattr("vdnn.progress.EVERY", 0.0)
+    given = {"title": "peak [/step] [red]", "network": "digits_vgg", "batch": [1, 2], "mode": "plan"}
+    vdnn.study(given)
+    assert "peak [/step] [red]" in capsys.readouterr().err
+
+
 def test_a_study_that_is_done_computes_nothing(tmp_path):
     study(out=tmp_path)
     nobody = Counting(most=0)
@@ -263,6 +275,73 @@ def test_retry_computes_again_what_failed(tmp_path, monkeypatch):
     again = Counting()
     assert study(given, out="out", retry=True, executor=again).counts == {"fits": 4, "does not fit": 0, "failed": 0}
     assert again.indices == [0, 2]
+
+
+@pytest.mark.parametrize("text", ["my precious notes", '{"format": "vdnn study"'])
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path, text):
+    (tmp_path / CELLS).write_text(text + "\nand more")
+    with pytest.raises(vdnn.StudyError, match=r"line 1 is no JSON"):
+        study(out=tmp_path)
+    (tmp_path / CELLS).write_text(f"x{text}")
+    with pytest.raises(vdnn.StudyError, match="is no file of results"):
+        study(out=tmp_path)
+    assert (tmp_path / CELLS).read_text() == f"x{text}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"format": "vdnn study", "version": 1}, "line 1 has no study"),
+        ({"format": "vdnn study", "version": 1, "study": {}}, "its header has no mode, common, cells, sources"),
+        ([], "line 1 has no format, version, study"),
+    ],
+)
+def test_a_damaged_header_is_said(tmp_path, line, said):
+    (tmp_path / CELLS).write_text(json.dumps(line) + "\n")
+    with pytest.raises(vdnn.StudyError, match=said):
+        study(out=tmp_path)
+
+
+def test_a_row_that_lacks_something_is_said(tmp_path):
+    study(out=tmp_path)
+    with (tmp_path / CELLS).open("ab") as file:
+        file.write(b'{"index": 0}\n')
+    with pytest.raises(vdnn.StudyError, match="line 8 has no settings, status, figures, error"):
+        study(out=tmp_path)
+
+
+def test_rows_of_an_onnx_file_that_changed_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="the package onnx is not installed")
+    monkeypatch.syspath_prepend(Path(__file__).parent / "exchange")
+    from onnx_graphs import Graph
+
+    monkeypatch.chdir(tmp_path)
+    for channels in (4, 8):
+        graph = Graph()
+        graph.save(tmp_path, graph("Flatten", graph.conv("x", 3, channels)))
+        given = {"network": "model.onnx", "batch": 2, "mode": "plan"}
+        if channels == 4:
+            study(given, out="out")
+    with pytest.raises(vdnn.StudyError, match=r"the code of model\.onnx: \w+ in the results, \w+ now"):
+        study(given, out="out")
+
+
+def test_code_in_no_file_has_no_results_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typed", type(sys)("typed"))
+    sys.modules["typed"].policy = lambda tape: {}
+    given = {"network": "digits_vgg", "batch": 2, "policy": "typed:policy", "mode": "plan"}
+    assert study(given).counts["fits"] == 1
+    with pytest.raises(vdnn.StudyError, match="typed is no file, so results cannot say"):
+        study(given, out=tmp_path)
+
+
+@pytest.mark.parametrize("fast", ["0", "1"])
+def test_whether_kernels_are_compiled_is_said_once_for_all_cells(monkeypatch, fast):
+    pytest.importorskip("numba", reason="Numba is not installed")
+    monkeypatch.setenv("VDNN_FAST", fast)
+    made = resolve({"network": "digits_vgg", "batch": [1, 2]}, 1)
+    assert [cell.settings["fast"] for cell in made.cells] == [fast == "1"] * 2
+    assert resolve({"network": "digits_vgg", "kernels": "cudnn4"}, 1).cells[0].settings["fast"] is None
 
 
 def test_a_line_that_is_no_row_is_an_error_with_its_number(tmp_path):

@@ -33,8 +33,8 @@ def status_line(title: str) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal:
         yield lambda note: None
         return
-    with console.status(title) as status:
-        yield lambda note: status.update(f"{title}: {escape(note)}")
+    with console.status(escape(title)) as status:
+        yield lambda note: status.update(escape(f"{title}: {note}"))
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def progress_bar(title: str, total: int, keep: bool = True) -> Iterator[Advance]
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=not keep) as progress:
-        task = progress.add_task(title, total=total, note="")
+        task = progress.add_task(escape(title), total=total, note="")
         yield lambda note, pieces=1: progress.update(task, advance=pieces, note=escape(note))
 
 
@@ -64,6 +64,7 @@ def _lines(console: Console, title: str, total: int, keep: bool) -> Advance:
         if pieces and ((done == total and keep) or time.monotonic() - said >= EVERY):
             said = time.monotonic()
             left = timedelta(seconds=round((said - began) * (total - done) / done))
-            console.print(f"{title}: {done}/{total}, about {left} left, {note}", highlight=False, soft_wrap=True)
+            said_now = f"{title}: {done}/{total}, about {left} left, {note}"
+            console.print(said_now, highlight=False, markup=False, soft_wrap=True)
 
     return advance

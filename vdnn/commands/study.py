@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from vdnn.commands import INTERRUPTED, leave
 
@@ -68,6 +69,7 @@ def study(
     as_json: bool,
 ) -> None:
     """Compute a study (see above)."""
+    _check_options(keys=keys, only_list=only_list)
     if keys:
         click.echo(_keys(), nl=False)
         return
@@ -90,6 +92,21 @@ def study(
         found = vdnn.study(path, out=out, executor=executor, processes=processes, fresh=fresh, retry=retry)
     click.echo(found.to_json() if as_json else found.table(), nl=False)
     _leave(found)
+
+
+def _check_options(keys: bool, only_list: bool) -> None:
+    """A usage error for options that would have no effect."""
+    context = click.get_current_context()
+    idle: dict[str, tuple[str, ...]] = {}
+    if keys:
+        idle["--keys"] = ("path", "out", "processes", "mpi", "fresh", "retry", "only_list", "as_json")
+    elif only_list:
+        idle["--list"] = ("out", "fresh", "retry")
+    for option, names in idle.items():
+        for name in names:
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                said = next(param.opts[0] for param in context.command.params if param.name == name)
+                raise click.UsageError(f"{said} has no effect with {option}, which computes nothing")
 
 
 @contextmanager
@@ -149,7 +166,8 @@ def _keys() -> str:
     from vdnn.tables import render
 
     said = {"kernels": "numpy; cudnn4 by rules paper", "threads": "all cores", "learning_rate": "the optimizer's"}
-    said |= {"network": "", "rewrites": "those of any policy of the study", "jitter": "none"}
+    said |= {"network": "", "fast": "whether there is Numba", "jitter": "none"}
+    said |= {"rewrites": "those of any policy of the study"}
     lines = [
         [name, _toml(key.default) if name not in said else said[name], _modes(key.modes, MODES), key.about]
         for name, key in KEYS.items()

@@ -51,6 +51,7 @@ class HostDevice(Device):
     optimizer       gives `update`; None for plans without updates
     threads         workers that share one operation; plans must be made for the same number
     exact           convolve by plain products alone (vdnn.kernels.numpy.conv); plans must be made for the same
+    fast            run kernels that Numba compiles; None: where it is installed, and VDNN_FAST is not 0
     link_bandwidth  bytes per second each way; None: as fast as memory copies are.  Lower, it lets overlap be studied.
                     Copies to and from disk take the time that the disk takes
     spill           folder of the spill file, if a plan has one; None: VDNN_SPILL, else that for temporary files
@@ -70,6 +71,7 @@ class HostDevice(Device):
         *,
         threads: int | None = None,
         exact: bool = False,
+        fast: bool | None = None,
         link_bandwidth: float | None = None,
         spill: str | os.PathLike[str] | None = None,
         poison: bool | None = None,
@@ -78,7 +80,7 @@ class HostDevice(Device):
     ) -> None:
         if link_bandwidth is not None and link_bandwidth <= 0:
             raise ValueError(f"link_bandwidth={link_bandwidth}: bytes per second, more than 0")
-        kernels = NumpyKernels(threads, exact=exact)
+        kernels = NumpyKernels(threads, fast, exact)
         _ = kernels.routines  # what they import is there before the first step, and before memory is counted
         super().__init__(network, optimizer, kernels, poison, delay, checked)
         self.link_bandwidth, self.folder = link_bandwidth, spill

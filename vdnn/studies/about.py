@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import vdnn
 from vdnn.kernels.numpy.threads import available_threads
 from vdnn.memory.op_times import processor
+from vdnn.plugins import distribution, offered
+from vdnn.studies.errors import StudyError
 from vdnn.studies.grid import Study
 
 PACKAGES = ("numpy", "scipy", "numba", "mpi4py", "dask")  # those that computing may use, where they are
@@ -66,16 +69,28 @@ def sources(study: Study) -> dict[str, str]:
     package = Path(vdnn.__file__).parent
     files = sorted((*package.rglob("*.py"), *package.rglob("*.json"), *package.rglob("*.npz")))
     found = {"vdnn": _digest([(str(file.relative_to(package)), file) for file in files])}
-    for module in sorted({_module(cell.settings[key]) for cell in study.cells for key in ("network", "policy")}):
-        spec = importlib.util.find_spec(module) if module else None
-        if spec is not None and spec.origin and Path(spec.origin).is_file():
-            found[module] = _digest([(module, Path(spec.origin))])
+    networks, policies = ({cell.settings[key] for cell in study.cells} for key in ("network", "policy"))
+    for name in sorted(name for name in networks if name.endswith(".onnx")):
+        found[name] = _digest([(name, Path(name))])
+    for name in sorted(networks | policies):
+        module, colon, _ = name.partition(":")
+        for point in offered().get(name, ()):
+            module, colon, found[name] = point.module, ":", f"{distribution(point)} {point.value}"
+        if colon:
+            found[module] = _digest([(module, _file_of(module))])
     return found
 
 
-def _module(name: str) -> str:
-    module, colon, _ = name.partition(":")
-    return module if colon else ""
+def _file_of(module: str) -> Path:
+    """The file of a module.  Raises StudyError if it is in none, as what is typed into a notebook."""
+    there = sys.modules.get(module)
+    origin = getattr(there, "__file__", None)
+    if there is None:
+        spec = importlib.util.find_spec(module)
+        origin = spec.origin if spec is not None else None
+    if not origin or not Path(origin).is_file():
+        raise StudyError(f"{module} is no file, so results cannot say which code made them: put it into a module")
+    return Path(origin)
 
 
 def _digest(files: list[tuple[str, Path]]) -> str:

@@ -131,7 +131,7 @@ def _kernels(settings: Settings) -> Any:
     from vdnn.setting import kernels_named
 
     if settings["kernels"] == "numpy":
-        return NumpyKernels(settings["threads"], exact=settings["exact"])
+        return NumpyKernels(settings["threads"], settings["fast"], settings["exact"])
     return kernels_named(settings["kernels"], settings["threads"])
 
 

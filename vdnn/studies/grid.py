@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from vdnn.kernels.numpy.routines import are_wanted
 from vdnn.memory.policy import rewrites_of
 from vdnn.naming import among
 from vdnn.rewrites import ALL, PAPER, title
@@ -157,8 +158,10 @@ def _settle(given: Settings, mode: str, threads: int | None, rewrites: tuple[str
     else:
         cell["kernels"] = cell["kernels"] or ("cudnn4" if is_paper else "numpy")
     is_gpu = cell.get("kernels") == "cudnn4"
-    if is_gpu and (cell["exact"] or cell["threads"] not in (None, 1)):
-        raise StudyError("exact and threads are for kernels numpy, on a CPU, not for cudnn4")
+    if is_gpu and (cell["exact"] or cell["fast"] or cell["threads"] not in (None, 1)):
+        raise StudyError("exact, fast and threads are for kernels numpy, on a CPU, not for cudnn4")
+    if cell["fast"] is None and not is_gpu:
+        cell["fast"] = are_wanted()  # said once for all cells, wherever they are computed
     cell["threads"] = cell["threads"] or (1 if is_gpu else threads)
     if cell["threads"] is None:
         raise StudyError("threads is missing: this executor does not say how many cells it computes at a time")

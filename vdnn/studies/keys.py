@@ -148,6 +148,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "threads": Key(None, partial(_whole, least=1), "that share one operation on a CPU"),
     "exact": Key(False, _flag, "on the host: plain products alone"),
+    "fast": Key(None, _flag, "on the host: kernels compiled by Numba"),
     "rewrites": Key(None, _rewrites, "exact changes of the step: all, standard, none, names"),
     "micro_batches": Key(BY_POLICY, _parts, "parts of the batch; or policy, for its choice"),
     "allow_coupled": Key(False, _flag, "parts even where batch norm then sees each by itself"),

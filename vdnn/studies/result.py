@@ -32,6 +32,7 @@ SHOWN: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "disk": ("disk_bytes", lambda count: format_bytes(count) if count else ""),
     "moved": ("offloaded_bytes", format_bytes),
     "step": ("step_seconds", format_seconds),
+    "p95": ("p95_seconds", format_seconds),
     "of oracle": ("speed", lambda ratio: f"{ratio:.1%}"),
     "gap": ("gap", lambda gap: f"{gap:.1%}"),
     "loss": ("last_loss", lambda loss: f"{loss:.4f}"),
@@ -76,9 +77,9 @@ class StudyResult:
     def _record(self, row: Row) -> dict[str, Any]:
         record = {**row["settings"], "status": row["status"]}
         if row["figures"]:
-            figures = {k: v for k, v in row["figures"].items() if k in RENAMED or k not in record}
-            columns = flat({RENAMED.get(name, name): value for name, value in figures.items()})
-            record |= {f"{k}_measured" if k in MEASURED_IN_RUNS else k: v for k, v in columns.items()}
+            columns = flat({RENAMED.get(name, name): value for name, value in row["figures"].items()})
+            named = {f"{k}_measured" if k in MEASURED_IN_RUNS else k: v for k, v in columns.items()}
+            record |= {k: v for k, v in named.items() if k not in record}
         return record | {"error": row["error"]}
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -138,7 +139,8 @@ class StudyResult:
 
 def _with_speed(figures: Mapping[str, Any]) -> dict[str, Any]:
     step, oracle = figures.get("step_seconds"), figures.get("oracle_seconds")
-    return {**figures, "speed": oracle / step if step and oracle else None}
+    p95 = figures.get("jitter", {}).get("p95_seconds")
+    return {**figures, "speed": oracle / step if step and oracle else None, "p95_seconds": p95}
 
 
 def _text(value: Any) -> str:

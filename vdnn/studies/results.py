@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -89,39 +89,53 @@ def _lock(file: IO[bytes], path: Path) -> None:
 
 
 def _begin(file: IO[bytes], facts: Mapping[str, Any]) -> None:
-    header = {"format": FORMAT, "version": VERSION, "study": facts}
-    file.write(json.dumps(header, allow_nan=False).encode() + b"\n")
+    file.write(_header(facts))
     file.flush()
+
+
+def _header(facts: Mapping[str, Any]) -> bytes:
+    """The first line."""
+    header = {"format": FORMAT, "version": VERSION, "study": facts}
+    return json.dumps(header, allow_nan=False).encode() + b"\n"
 
 
 def _read(file: IO[bytes], path: Path, facts: Mapping[str, Any]) -> dict[int, Row]:
     """The rows of a file; it is left at its end, and without a last line that was not finished."""
     lines = file.read().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        file.truncate(sum(map(len, lines)) - len(lines.pop()))
+    unfinished = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+    if not lines and not _header(facts).startswith(unfinished):
+        raise StudyError(f"{path} is no file of results; give another --out")
+    rows = _rows(lines, path, facts) if lines else {}
+    file.truncate(sum(map(len, lines)))
     file.seek(0, os.SEEK_END)
-    if not lines:
-        return {}
-    header = _parsed(lines[0], path, 1)
-    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+    return rows
+
+
+def _rows(lines: list[bytes], path: Path, facts: Mapping[str, Any]) -> dict[int, Row]:
+    """The rows of whole lines, of which the first is the header."""
+    header = _parsed(lines[0], path, 1, ("format", "version", "study"))
+    if (header["format"], header["version"]) != (FORMAT, VERSION):
         raise StudyError(f"{path} is no file of results of this version, {FORMAT} {VERSION}; give another --out")
     _check_same(header["study"], json.loads(json.dumps(facts)), path)
     rows = {}
     for number, line in enumerate(lines[1:], start=2):
-        row = _parsed(line, path, number)
-        if row.get("index") not in range(len(facts["cells"])):
-            raise StudyError(f"{path}, line {number}: index {row.get('index')!r} is that of no cell of this study")
+        row = _parsed(line, path, number, ("index", "settings", "status", "figures", "error"))
+        if row["index"] not in range(len(facts["cells"])):
+            raise StudyError(f"{path}, line {number}: index {row['index']!r} is that of no cell of this study")
         rows[row["index"]] = row
     return rows
 
 
-def _parsed(line: bytes, path: Path, number: int) -> Any:
+def _parsed(line: bytes, path: Path, number: int, names: Sequence[str]) -> Any:
+    """The object of a line, which has these names."""
+    end = "mend it, or begin anew with --fresh"
     try:
         found = json.loads(line)
-    except ValueError as error:
-        raise StudyError(f"{path}, line {number} is no JSON ({error}); mend it, or begin anew with --fresh") from error
-    if not isinstance(found, dict) or not ({"index", "format"} & found.keys()):
-        raise StudyError(f"{path}, line {number} is no row of results; mend it, or begin anew with --fresh")
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{path}, line {number} is no JSON ({error}); {end}") from error
+    missing = [name for name in names if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise StudyError(f"{path}, line {number} has no {', '.join(missing)}, so it is none of results; {end}")
     return found
 
 
@@ -139,6 +153,10 @@ def _check_same(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) ->
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """In words, where a resolved study differs from that of the results, setting by setting."""
+    missing = [name for name in ("mode", "common", "cells", "sources") if name not in there]
+    if missing:
+        yield f"its header has no {', '.join(missing)}"
+        return
     if there["mode"] != now["mode"]:
         yield f"mode: {there['mode']} in the results, {now['mode']} now"
         return

@@ -57,6 +57,7 @@ def _device(settings: Settings) -> HostDevice:
         replace(optimizer, learning_rate=settings["learning_rate"]),
         threads=settings["threads"],
         exact=settings["exact"],
+        fast=settings["fast"],
         link_bandwidth=None if rate == OWN else bytes_per_second(rate),
     )
     device.timed = True
