@@ -81,6 +81,17 @@ def test_folders_called_train_and_val_are_taken_as_such(pictures):
     assert (found["train_samples"], found["test_samples"]) == (2, 2)
 
 
+def test_a_folder_called_train_alone_is_split(pictures):
+    (pictures / "train").mkdir()
+    for name in ("ant", "bee"):
+        (pictures / name).rename(pictures / "train" / name)
+    found = figures("small:colour", "--data", "images:pictures", "--batch", 4)
+    assert (found["train_samples"], found["test_samples"]) == (8, 2)
+    (pictures / "testing").mkdir()
+    result = train("small:colour", "--data", "images:pictures")
+    assert "has a folder train beside testing; pictures to test with are looked for in test, val" in result.stderr
+
+
 def test_training_stopped_and_resumed_gives_the_weights_of_training_in_one_go(here):
     from safetensors.numpy import load_file
 
@@ -104,7 +115,7 @@ def test_a_network_of_vdnns_is_made_for_the_images_and_classes(here, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "mnst:."], "--data mnst:.: no such images (did you mean mnist:PATH?); there are digits, syn"),
+        (["--data", "mnst:/a/long/way/to/mnist"], "no images 'mnst' (did you mean mnist:PATH?); there are digits"),
         (["--data", "mnist"], "did you mean mnist:PATH?"),
         (["--data", "mnist:nowhere"], "there is no nowhere"),
         (["--data", "cifar10:."], "no cifar-10-batches-bin in ."),

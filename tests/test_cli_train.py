@@ -229,7 +229,8 @@ def test_a_training_that_goes_on_keeps_its_rewrites(here):
         ([*TINY, "--link-bandwidth", "fast"], "--link-bandwidth fast: bytes a second, such as 2GB"),
         ([*TINY, "--data", "digits"], "--samples is for --data synthetic"),
         (["tiny:net", "--data", "digits"], "they are 1x8x8, of 10 classes; tiny takes 1x4x4, of 3 classes"),
-        ([*TINY, "--save", "no/such/file"], "there is no folder 'no/such'"),
+        ([*TINY, "--save", "no/such/file"], "No such file or directory: 'no/such/file'"),
+        ([*TINY, "--save", ""], "the name of a file to write is empty"),
         ([*TINY, "--epochs", "0"], "--epochs"),
     ],
 )
@@ -261,7 +262,7 @@ def test_other_data_than_the_epoch_began_with_is_refused(interrupted):
     train(*TINY, "--epochs", 2, "--save", "part")
     result = train("tiny:net", "--samples", 8, "--resume", "part")
     assert result.exit_code == 2
-    assert "give --data and --samples as before" in result.stderr
+    assert "give --data, --samples and --augment as before" in result.stderr
 
 
 def test_a_budget_that_does_not_fit_has_status_3_and_says_what_would():

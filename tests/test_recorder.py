@@ -81,6 +81,18 @@ def test_the_last_steps_are_kept_in_full_and_all_in_sums(trainer):
     assert all(begin >= end for begin, end in zip(begins[1:], ends, strict=False))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_recorders_may_stop_in_any_order(trainer, first):
+    trainer.device.timed = False
+    recorders = [vdnn.record(trainer), vdnn.record(trainer)]
+    trainer.step(IMAGES, LABELS)
+    recorders[first].stop()
+    trainer.step(IMAGES, LABELS)
+    recorders[1 - first].stop()
+    assert [recorders[first].steps, recorders[1 - first].steps] == [1, 2]
+    assert not trainer.device.timed
+
+
 def test_recording_changes_no_bit(trainer):
     other = vdnn.Trainer(networks.chain(), policy="vdnn_all", algorithms="memory", threads=1)
     with vdnn.record(trainer):

@@ -148,6 +148,11 @@ def test_names_are_text_on_the_page_whatever_is_in_them(tmp_path, trace):
     assert "&lt;script&gt;alert(1)" in text
 
 
+def test_a_title_that_is_no_unicode_leaves_a_page(tmp_path, trace):
+    trace.save_html(tmp_path / "page.html", title="half a pair: \ud800")
+    assert "half a pair: ?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_without_bokeh_it_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch, trace):
     real = builtins.__import__
 
@@ -211,6 +216,8 @@ def test_a_plan_that_does_not_fit_is_drawn_with_status_3(tmp_path):
         (["saved.json", "--policy", "vdnn_all", "-o", "page.html"], "--policy is about planning"),
         (["saved.json", "--against", "keep_all", "-o", "page.html"], "only another, a .json file"),
         (["other.json", "-o", "page.html"], "not a trace in JSON|is not 'vdnn trace 1'"),
+        (["deep.json", "-o", "page.html"], "not a trace in JSON: RecursionError"),
+        (["digits_vgg", "--policy", "search", "--robust", "-o", "page.html"], "No such option"),
         (["digits_vgg", "--policy", "vdnn_al", "-o", "page.html"], "did you mean vdnn_all"),
     ],
 )
@@ -218,6 +225,7 @@ def test_what_makes_no_sense_is_refused_and_writes_nothing(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     trace.to_json("saved.json")
     (tmp_path / "other.json").write_text('{"steps": []}')
+    (tmp_path / "deep.json").write_text("[" * 200_000)
     result = run(*arguments)
     assert result.exit_code == 2
     assert re.search(why, result.stderr), result.stderr

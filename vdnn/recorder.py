@@ -90,7 +90,12 @@ class Recorder:
         if self._observe in self.trainer.observers:
             self.trainer.settle()
             self.trainer.observers.remove(self._observe)
-            self.trainer.device.timed = self._was_timed
+            owners = (getattr(observer, "__self__", None) for observer in self.trainer.observers)
+            others = [owner for owner in owners if isinstance(owner, Recorder)]
+            for other in others:  # the last to stop leaves the device as the first found it
+                other._was_timed = other._was_timed and self._was_timed
+            if not others:
+                self.trainer.device.timed = self._was_timed
 
     def __enter__(self) -> Recorder:
         return self

@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from vdnn.naming import among
 
 Cell = str | int | float | bool | None
-SHOWN = 40  # rows of a longer table that are printed or shown in a notebook
+SHOWN = 40  # rows of a longer table that are printed
 
 
 class TableError(ValueError):
@@ -89,21 +90,35 @@ class Table:
 
         left = len(self.rows) - SHOWN
         rest = f"... and {left} more rows of {len(self.rows)}\n" if left > 0 else ""
-        return render(self.title, self.columns, self._lines(SHOWN), None, self._numbers()) + rest
+        return render(self.title, self.columns, _Lines(self.rows[:SHOWN]), None, self._numbers()) + rest
 
     def _repr_html_(self) -> str:
         """The table for notebooks: of a long one its first and last rows."""
         from vdnn.html_tables import html_table
 
-        return html_table(self.title, self.columns, self._lines(None), right=self._numbers())
-
-    def _lines(self, most: int | None) -> list[list[str]]:
-        return [[_text(cell) for cell in row] for row in self.rows[:most]]
+        return html_table(self.title, self.columns, _Lines(self.rows), right=self._numbers())
 
     def _numbers(self) -> set[str]:
         """The columns that hold numbers, as far as they hold anything."""
         columns = {name: {type(row[i]) for row in self.rows} - {type(None)} for i, name in enumerate(self.columns)}
-        return {name for name, types in columns.items() if types and types <= {int, float}}
+        return {name for name, types in columns.items() if types and all(map(_is_number, types))}
+
+
+class _Lines(Sequence[list[str]]):
+    """Rows as text, made when they are looked at: of a long table few are."""
+
+    def __init__(self, rows: Sequence[tuple[Cell, ...]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        return [_text(cell) for cell in self.rows[number]]
+
+
+def _is_number(kind: type) -> bool:
+    return issubclass(kind, Real) and not issubclass(kind, bool)
 
 
 def written(text: str, path: str | os.PathLike[str] | None) -> str:

@@ -30,8 +30,8 @@ def save_page(
 
     Raises PlotError if Bokeh is not there, UnitError for a budget that is none, OSError.
     """
-    text = page(traces, budget, title)
-    Path(path).write_text(text, encoding="utf-8")
+    data = page(traces, budget, title).encode("utf-8", "replace")  # before the file that there is goes
+    Path(path).write_bytes(data)
     return Path(path)
 
 

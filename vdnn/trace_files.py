@@ -131,7 +131,7 @@ def trace_from_json(text: str) -> Trace:
         return Trace(plan, _events_from(data["events"], plan), data["time"])
     except TraceError:
         raise
-    except (PlanError, KeyError, TypeError, ValueError) as error:
+    except (PlanError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise TraceError(f"not a trace in JSON: {type(error).__name__}: {error}") from error
 
 

@@ -132,6 +132,8 @@ def test_the_command_tells_all_rows_or_all_about_one():
         (("--replan", "many"), "a number of tensors, such as 10, or all"),
         (("--replan", "-1"), "a number of tensors"),
         (("--sort", "size"), "is not one of"),
+        (("--tensor", "conv1_1.y", "--sort", "stall"), "--sort is for all tensors"),
+        (("--tensor", "conv1_1.y", "--replan", "0"), "--replan is for all tensors"),
     ],
 )
 def test_the_command_refuses_what_there_is_not(arguments, said):

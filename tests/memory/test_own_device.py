@@ -31,7 +31,7 @@ def test_a_device_of_ones_own_goes_through_the_same_suite(function, status, tmp_
     (tmp_path / "somebodys_device.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{TESTS.parent}")
     monkeypatch.setenv("VDNN_DEVICE", f"somebodys_device:{function}")
-    chosen = "own and (test_poison_changes_no_bit or test_a_step_can_be_repeated)"
+    chosen = "foreign and (test_poison_changes_no_bit or test_a_step_can_be_repeated)"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run([*command, TESTS / "memory" / "test_conformance.py"], capture_output=True, text=True)
     assert result.returncode == status, result.stdout

@@ -79,7 +79,7 @@ def opened(asked: str | None, cache: str | None) -> Files | None:
 def _check_kind(asked: str | None, kind: str) -> None:
     if asked in (None, *MADE):
         return
-    raise click.UsageError(f"--data {asked}: no such images{among(asked, KINDS)}")
+    raise click.UsageError(f"--data {asked}: there are no images {kind!r}{among(kind, KINDS)}")
 
 
 def _refuse(option: str, value: object, where: str) -> None:
@@ -88,12 +88,20 @@ def _refuse(option: str, value: object, where: str) -> None:
 
 
 def _folders(root: Path, cache: str | int, channels: int, short: int) -> tuple[ImageSet, ImageSet]:
-    """root/train and root/test or root/val, or else four fifths and a fifth of the pictures in root."""
+    """root/train and root/test or root/val, or else four fifths and a fifth of the pictures in root or root/train."""
     tests = [name for name in TESTS if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
         share = parse_bytes(cache, least=0) // 5  # of the cache, for the test pictures: mostly there are fewer
         train = ImageFolder(root / "train", short, channels=channels, cache=4 * share)
         return train, ImageFolder(root / tests[0], short, channels=channels, cache=share, classes=train.classes)
+    if (root / "train").is_dir():
+        others = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != "train" and p.name[0] != ".")
+        if others:
+            raise sets.DataError(
+                f"{root} has a folder train beside {', '.join(others[:6])}; pictures to test with are looked for in "
+                f"{', '.join(TESTS)}"
+            )
+        root = root / "train"
     whole = ImageFolder(root, short, channels=channels, cache=cache)
     test = np.arange(len(whole)) % 5 == 4
     if not test.any():

@@ -10,7 +10,7 @@ import click
 
 from vdnn.commands import leave, usage_errors
 from vdnn.commands.plan import planned, policy_options, setting_options
-from vdnn.commands.searching import search_options, searching_as_asked, telling
+from vdnn.commands.searching import quick_search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
     from vdnn.explain import Explanation
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
 @click.option(
     "--sort",
     type=click.Choice(["bytes", "stall", "step"]),
-    default="bytes",
-    show_default=True,
-    help="The largest first, the longest waited for, or in the order of the step.",
+    help="The largest first, the longest waited for, or in the order of the step.  [default: bytes]",
 )
 @click.option(
     "--replan",
     help="For how many of the largest tensors other fates are really planned: a number, or all; what they would cost "
     "the rest is estimated.  [default: as many as take a second or two]",
 )
-@search_options
+@quick_search_options
 def explain(
     policy: str,
     budget: str | None,
     tensor: str | None,
-    sort: str,
+    sort: str | None,
     replan: str | None,
     as_json: bool,
     seconds: float | None,
     seed: int | None,
-    robust: bool,
     **options: Any,
 ) -> None:
     """Say of every tensor of one training step of NETWORK what it takes, which ops use it, its fate and why, what
     waited for it, and what its other fates would have cost; all times are simulated.
     """
     count = _count(replan)
+    for option, value in (("--sort", sort), ("--replan", replan)):
+        if tensor is not None and value is not None:
+            raise click.UsageError(f"{option} is for all tensors; --tensor says all about one, its fates planned again")
     with usage_errors(), telling(policy) as tell:
-        asked = searching_as_asked([policy], seconds, seed, robust, None, tell)
+        asked = searching_as_asked([policy], seconds, seed, False, None, tell)
         made, _, _, message = planned(asked if policy == "search" else policy, budget, None, options)
         found = _explained(made, tensor, count)
     if tensor is not None:
         click.echo(json.dumps(asdict(found[tensor]), indent=2) if as_json else found.about(tensor), nl=as_json)
     else:
-        found = found.sorted(sort)
+        found = found.sorted(sort or "bytes")
         click.echo(json.dumps(found.summary(), indent=2) if as_json else found.table(), nl=as_json)
     leave(message)
 

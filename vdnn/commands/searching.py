@@ -22,11 +22,11 @@ seconds_option = click.option(
 robust_option = click.option(
     "--robust", is_flag=True, help="Policy search: the fastest step on average if times vary by --jitter."
 )
-search_options = with_options(
+quick_search_options = with_options(
     seconds_option,
     click.option("--seed", type=click.IntRange(min=0), help="Of what policy search tries at random.  [default: 0]"),
-    robust_option,
 )
+search_options = with_options(quick_search_options, robust_option)  # for commands that have --jitter
 
 
 @contextmanager

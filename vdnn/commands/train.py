@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ import click
 from vdnn.commands import (
     INTERRUPTED,
     bandwidth,
+    check_writable,
     exact_option,
     host_budget_option,
     leave,
@@ -111,10 +111,10 @@ def train(
     from vdnn.commands.datasets import make_data, opened
     from vdnn.commands.session import Session, report
 
-    if save and not os.path.isdir(os.path.dirname(save) or "."):
-        raise click.UsageError(f"--save: there is no folder {os.path.dirname(save)!r}")
     with failures(as_json), ExitStack() as stack:
         with usage_errors():
+            if save is not None:
+                check_writable(save)  # before an epoch, not after it
             resume, weights, augment = (given.pop(name) for name in ("resume", "weights", "augment"))
             if resume and weights:
                 raise click.UsageError(f"--weights {weights}: {resume} has weights; one of the two can be begun with")
@@ -262,12 +262,18 @@ def _load_weights(trainer: Trainer, network: str, path: str | None) -> None:
 
 
 def _check_progress(trainer: Trainer, data: Data, epochs: int, resume: str | None) -> None:
-    """A training that goes on must have something left to do, on the same data."""
+    """A training that goes on must have something left to do and, within an epoch, the same data."""
+    from vdnn.data.batches import other_recipe, plain_recipe
+
     if trainer.epoch >= epochs:
         raise click.UsageError(f"{resume} has {trainer.epoch} epochs done; ask for more with --epochs")
-    batches = len(data.train)
+    if not trainer.position:
+        return
+    batches, other = len(data.train), other_recipe(trainer.recipe, plain_recipe(data.train))
     if trainer.position > batches:
+        other = f"this data makes {batches}"
+    if other:
         raise click.UsageError(
-            f"{resume} stopped after batch {trainer.position} of an epoch, but this data makes {batches} batches; "
-            "give --data and --samples as before"
+            f"{resume} stopped after {trainer.position} batches of an epoch, which goes on with no others: {other}; "
+            "give --data, --samples and --augment as before"
         )

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from vdnn.commands import check_writable, ending, leave, usage_errors
 from vdnn.commands.plan import planned, policy_options, setting_options
-from vdnn.commands.searching import search_options, searching_as_asked, telling
+from vdnn.commands.searching import quick_search_options, searching_as_asked, telling
 
 if TYPE_CHECKING:
     from vdnn.memory.trace import Trace
@@ -29,7 +29,7 @@ DRAWING = ("network", "against", "budget", "out", "title", "as_json")  # what co
     *("-o", "--out"), type=click.Path(dir_okay=False), default="timeline.html", show_default=True, help="The page."
 )
 @click.option("--title", help="Of the page.  [default: the names of network and policies]")
-@search_options
+@quick_search_options
 def view(
     network: str,
     policy: str,
@@ -46,7 +46,7 @@ def view(
     NETWORK is a name, such as vgg16, or module:function, and its step is simulated; or it is a .json file that
     trace.to_json(path) wrote, of a step that was simulated or measured.
     """
-    from vdnn.timeline import page, require_bokeh
+    from vdnn.timeline import require_bokeh, save_page
 
     with usage_errors():
         require_bokeh()  # said before planning
@@ -67,16 +67,15 @@ def view(
             drawn.append(_simulated(against, budget, given))
         limit = first[1]
         traces = [trace for trace, _, _ in drawn]
-        Path(out).write_text(page(traces, limit, title), encoding="utf-8")
+        save_page(out, traces, limit, title)
     _say(out, traces, limit, as_json)
     leave("\n".join(message for _, _, message in drawn if message))
 
 
 def _check_search(policies: list[str | None], options: dict[str, Any]) -> None:
     """A usage error if options of policy search were given, but neither policy is one."""
-    asked = {name: options[name] for name in ("seconds", "seed", "robust")}
     names = [policy for policy in policies if policy is not None]
-    searching_as_asked(names, **asked, jitter=None, progress=lambda note: None)
+    searching_as_asked(names, options["seconds"], options["seed"], False, None, lambda note: None)
 
 
 def _is_saved(name: str) -> bool:
@@ -109,12 +108,10 @@ def _simulated(policy: str, budget: str | None, options: dict[str, Any]) -> tupl
     """(the simulated step, its budget in bytes, why it does not fit or "")."""
     from vdnn.memory.simulate import simulate
 
-    others = {name: value for name, value in options.items() if name not in ("seconds", "seed", "robust")}
-    search = {name: options[name] for name in ("seconds", "seed", "robust")} if policy == "search" else {}
+    others = {name: value for name, value in options.items() if name not in ("seconds", "seed")}
+    seconds, seed = (options["seconds"], options["seed"]) if policy == "search" else (None, None)
     with telling(policy) as tell:
-        asked = searching_as_asked(
-            [policy], **{"seconds": None, "seed": None, "robust": False, **search}, jitter=None, progress=tell
-        )
+        asked = searching_as_asked([policy], seconds, seed, False, None, tell)
         made, cost, summary, message = planned(asked if policy == "search" else policy, budget, None, others)
     return simulate(made, cost), summary["budget_bytes"], message
 
