@@ -36,7 +36,7 @@ from vdnn.network import Network, Role
 
 GPU = os.environ.get("VDNN_GPU", "")
 OWN = os.environ.get("VDNN_DEVICE", "")  # module:function: a device that is not vdnn's own
-OTHERS = ["own"] if OWN else []
+OTHERS = ["foreign"] if OWN else []
 KINDS = ["host", "emulated", *OTHERS, pytest.param("cuda", marks=pytest.mark.gpu)]
 STORAGES = [
     "host",
@@ -72,7 +72,7 @@ def require(kind):
             pytest.fail(f"no GPU can be used: {why_no_gpu()}", pytrace=False)
         if why_no_gpu():
             pytest.skip(f"no GPU can be used: {why_no_gpu()}")
-    elif not kind.startswith(("host", "own")) and emulator.available():
+    elif not kind.startswith(("host", "foreign")) and emulator.available():
         pytest.skip(emulator.available())
 
 
@@ -81,7 +81,7 @@ def make_device(kind, net, optimizer="momentum", *, seed=0, **options):
     require(kind)
     optimizer = optimizers.get(optimizer)
     name, _, storage = kind.partition("-")
-    if name == "own":
+    if name == "foreign":
         return imported(OWN, "a Device", ValueError)(net, optimizer, **options)
     if name == "host":
         return HostDevice(net, optimizer, threads=THREADS, **options)
