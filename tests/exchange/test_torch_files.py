@@ -198,6 +198,14 @@ def test_values_that_hold_each_other_a_billion_times_are_refused_at_once(data):
         read_pickle(b"\x80\x04" + data, "it")
 
 
+def test_tensors_that_all_share_one_storage_are_refused(tmp_path):
+    stored = storage("0", "float32", 1000)
+    items = {f"t{i}": tensor(stored, (1000,), (1,)) for i in range(200)}
+    path = write(tmp_path / "shared.pt", TWO + mapping(items) + b".", {"0": bytes(4000)})
+    with pytest.raises(ModelError, match=r"200 tensors of 800,000 bytes share 4,000 that are stored"):
+        read_weights(path)
+
+
 def test_a_tensor_of_thousands_of_dimensions_is_refused(tmp_path):
     data = TWO + mapping({"w": tensor(storage("0", "float32", 6), (1,) * 5000, (1,) * 5000)}) + b"."
     assert "5000 sizes" in refusal(write(tmp_path / "a.pth", data, {"0": ARRAY.tobytes()}))

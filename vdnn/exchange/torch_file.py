@@ -8,9 +8,10 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vdnn.exchange.stored import ITEM_BYTES, StoredTensor, from_bytes
 from vdnn.exchange.views import Storage, View
 from vdnn.layers.base import Array
 
+SHARED = 16  # tensors of so many times the bytes that are stored may share these: tied weights are twice
 HOLDERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")  # of a checkpoint's weights
 ORDERS = {b"little": "<", b"big": ">"}
 ZIP = b"PK\x03\x04"
@@ -125,10 +127,19 @@ def opened_torch(path: Path) -> Iterator[Mapping[str, StoredTensor]]:
     with file:
         archive = _Archive(path, file)
         state = _state(path, read_pickle(archive.read("data.pkl"), f"{path}: its pickle"))
+        _check_shared(path, state.values())
         yield {
             name: StoredTensor(view.shape, view.storage.dtype, partial(archive.tensor, name, view))
             for name, view in state.items()
         }
+
+
+def _check_shared(path: Path, views: Collection[View]) -> None:
+    """Raise ModelError if a small file would make many tensors of the same bytes."""
+    size = sum(prod(view.shape) * ITEM_BYTES[view.storage.dtype] for view in views)
+    stored = sum(storage.elements * ITEM_BYTES[storage.dtype] for storage in {view.storage for view in views})
+    if size > SHARED * stored:
+        raise ModelError(f"{path}: {len(views)} tensors of {size:,} bytes share {stored:,} that are stored")
 
 
 def _state(path: Path, found: Any) -> dict[str, View]:
