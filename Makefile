@@ -94,7 +94,7 @@ least-budget: $(VENV)/plot.stamp  ## one VGG-16 step in the least memory that pl
 	$(BIN)/python experiments/least_budget.py vgg16 --batch 32
 
 # These four install PyTorch beside vdnn, to compare with; vdnn itself never needs it.
-bench-cpu: $(VENV)/torch.stamp  ## time training steps against PyTorch's on this CPU, under 20 minutes (measured)
+bench-cpu: $(VENV)/torch.stamp  ## time training steps against PyTorch's on this CPU, some 20 minutes (measured)
 	$(BIN)/python experiments/cpu_speed.py
 
 bench-memory: $(VENV)/torch.stamp  ## train PyTorch's largest batch in a half to a quarter of its memory (measured)
