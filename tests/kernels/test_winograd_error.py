@@ -104,7 +104,9 @@ def test_standard_deviations_are_as_worked_out(x, K, R, phase):
     g = geometry(x, (K, x[1], R, R), **options(R), dtype="float32")
     for algorithm, m in winograds(phase, x, K, R):
         _, deviation = measured(x, K, R, phase, algorithm)
-        assert deviation == pytest.approx(relative_error(phase, g, m) / LARGEST, rel=0.2), algorithm.name
+        expected = relative_error(phase, g, m) / LARGEST
+        # worked out for terms added one after the other: some processors' BLAS adds in several runs, and is off by less
+        assert 0.6 * expected < deviation < 1.2 * expected, algorithm.name
 
 
 @pytest.mark.parametrize(("count", "most"), [(16, 1e-3), (64, 1e-6)])
