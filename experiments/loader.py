@@ -130,7 +130,7 @@ def demo_rows(pairs: int) -> Iterator[list[Any]]:
     trainer.close()
 
 
-def folder_rows(name: str, folders: dict[str, Path], pairs: int, batch: int) -> Iterator[list[Any]]:
+def folder_rows(name: str, folders: dict[str, Path], pairs: int, batch: int, only: str) -> Iterator[list[Any]]:
     """A network of 224x224 on each folder: decoded each time, and the larger pictures from a cache; two crops."""
     net = vdnn.models.get(name, batch=batch, classes=2)
     trainer = vdnn.Trainer(net, "keep_all", optimizer=vdnn.SGD(1e-4, momentum=0.9))
@@ -138,10 +138,12 @@ def folder_rows(name: str, folders: dict[str, Path], pairs: int, batch: int) -> 
     crops["random resized crop"] = Transform(224, "resized", flip=True, **NORMAL)
     for crop, transform in crops.items():
         for size, cache in ((SMALL, 0), (LARGE, "2GiB"), (LARGE, 0)):
+            mode = f"{size}, {crop}, {'cached' if cache else 'decoded'}"
+            if only not in mode:
+                continue
             images = ImageFolder(folders[size], short=224 if size == SMALL else 256, cache=cache)
             for index in range(len(images) if cache else 1):
                 images.image(index)
-            mode = f"{size}, {crop}, {'cached' if cache else 'decoded'}"
             yield row(trainer, mode, Loader(images, batch, transform), pairs)
     trainer.close()
 
@@ -151,13 +153,14 @@ def folder_rows(name: str, folders: dict[str, Path], pairs: int, batch: int) -> 
 @click.option("--batch", default=32, show_default=True)
 @click.option("--network", "networks", multiple=True, default=("alexnet", "resnet18"), show_default=True)
 @click.option("--pictures", default=320, show_default=True, help="Files in the folder.")
+@click.option("--only", default="", help="Of the folders only ways whose names have this in them: 224x224; no demo.")
 @click.option("--quick", is_flag=True, help="A few small steps, to see that it runs.")
 @click.option("--out", default=RESULTS / "loader.csv", show_default=True, type=click.Path(path_type=Path))
-def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, quick: bool, out: Path) -> None:
+def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, only: str, quick: bool, out: Path) -> None:
     """Write one line for each network and way of loading."""
     if quick:
         pairs, batch, networks, pictures = 2, 2, ("alexnet",), 10
-    rows = list(demo_rows(pairs))
+    rows = [] if only else list(demo_rows(pairs))
     with tempfile.TemporaryDirectory() as parent:
         folders = {size: Path(parent, size) for size in (SMALL, LARGE)}
         said = [
@@ -165,7 +168,7 @@ def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, quick
             for size, folder in folders.items()
         ]
         for name in networks:
-            rows += folder_rows(name, folders, pairs, batch)
+            rows += folder_rows(name, folders, pairs, batch, only)
     facts = f"{os.cpu_count()} cores", *said, "all times measured"
     write(out, COLUMNS, rows, *facts)
     for line in rows:
