@@ -1,5 +1,7 @@
 """A cache of the tests' own; and counts that tests record as properties are summed at the end of a run."""
 
+import builtins
+import sys
 from collections import Counter
 
 import pytest
@@ -20,6 +22,25 @@ def tables_as_wide_as_they_like():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COLUMNS", raising=False)
         yield
+
+
+@pytest.fixture
+def without_package(monkeypatch):
+    """A function after which a package cannot be imported, as where it is not installed."""
+
+    def hide(package):
+        real = builtins.__import__
+
+        def importing(name, *rest):
+            if name.startswith(package):
+                raise ImportError(name)
+            return real(name, *rest)
+
+        for name in [name for name in sys.modules if name.startswith(package)]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(builtins, "__import__", importing)
+
+    return hide
 
 
 def pytest_terminal_summary(terminalreporter):

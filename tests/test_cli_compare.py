@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import csv
 import json
 
@@ -316,15 +315,8 @@ def test_compare_draws_it(tmp_path):
 
 
 @pytest.mark.parametrize("command", [COMPARE, ("plan", "digits_vgg")])
-def test_without_matplotlib_it_says_what_to_install_before_it_plans(command, tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_matplotlib_it_says_what_to_install_before_it_plans(command, tmp_path, monkeypatch, without_package):
+    without_package("matplotlib")
     planned = []
     monkeypatch.setattr(Setting, "decide", lambda *arguments: planned.append(arguments))
     result = run(*command, "--picture", tmp_path / "arena.png")

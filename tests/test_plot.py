@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import builtins
-
 import networks
 import pytest
 
@@ -30,15 +28,8 @@ def test_a_picture_says_whether_it_was_simulated_or_measured(tmp_path):
     assert "budget" not in text
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *rest)
-
+def test_without_matplotlib_it_says_what_to_install(tmp_path, without_package):
     trace = simulate(plan(networks.chain(), hardware="host"), roofline("host"))
-    monkeypatch.setattr(builtins, "__import__", without)
+    without_package("matplotlib")
     with pytest.raises(PlotError, match=r"pip install 'vdnn\[plot\]'"):
         memory_picture(trace, tmp_path / "memory.png")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import builtins
 import re
-import sys
 from itertools import pairwise
 
 import networks
@@ -153,17 +151,8 @@ def test_a_title_that_is_no_unicode_leaves_a_page(tmp_path, trace):
     assert "half a pair: ?" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_without_bokeh_it_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch, trace):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("bokeh"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    for name in [name for name in sys.modules if name.startswith("bokeh")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_bokeh_it_says_what_to_install_and_writes_nothing(tmp_path, without_package, trace):
+    without_package("bokeh")
     with pytest.raises(PlotError, match=r"pip install 'vdnn\[view\]'"):
         trace.save_html(tmp_path / "page.html")
     assert "pip install 'vdnn[view]'" in run("digits_vgg", "-o", tmp_path / "page.html").stderr
