@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from vdnn.memory.plan import Plan
@@ -159,6 +160,18 @@ def ending(option: str, path: str | None, *endings: str) -> None:
     """Raise a usage error unless there is no such file to write, or its name ends as it must."""
     if path is not None and os.path.splitext(path)[1].lower() not in endings:
         raise click.UsageError(f"{option} {path or repr(path)}: its name must end in one of {', '.join(endings)}")
+
+
+def refuse_given(refused: Callable[[str], bool], why: str) -> None:
+    """Raise a usage error, `why` after its name, for the first option or argument on the command line that is refused.
+
+    refused   a function of the parameter's name
+    """
+    context = click.get_current_context()
+    for param in context.command.params:
+        name = param.name or ""
+        if refused(name) and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} {why}")
 
 
 def check_writable(path: str) -> None:

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from vdnn.commands import INTERRUPTED, leave
+from vdnn.commands import INTERRUPTED, leave, refuse_given
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vdnn.studies import Study, StudyResult
 
+IDLE = "has no effect with {}, which computes nothing"
 START_MPI = "mpiexec -n 2 python -m mpi4py.futures -m vdnn study STUDY.toml --mpi"
 EXAMPLE = """\b
     title = "Which policy, in how much memory?"
@@ -69,10 +69,14 @@ def study(
     as_json: bool,
 ) -> None:
     """Compute a study (see above)."""
-    _check_options(keys=keys, only_list=only_list)
     if keys:
+        refuse_given(lambda name: name != "keys", IDLE.format("--keys"))
         click.echo(_keys(), nl=False)
         return
+    if only_list:
+        refuse_given(
+            lambda name: name in ("out", "fresh", "retry"), "has no effect with --list, which computes nothing"
+        )
     if path is None:
         raise click.UsageError("Missing argument 'STUDY.toml'")
     if mpi and processes is not None:
@@ -92,21 +96,6 @@ def study(
         found = vdnn.study(path, out=out, executor=executor, processes=processes, fresh=fresh, retry=retry)
     click.echo(found.to_json() if as_json else found.table(), nl=False)
     _leave(found)
-
-
-def _check_options(keys: bool, only_list: bool) -> None:
-    """A usage error for options that would have no effect."""
-    context = click.get_current_context()
-    idle: dict[str, tuple[str, ...]] = {}
-    if keys:
-        idle["--keys"] = ("path", "out", "processes", "mpi", "fresh", "retry", "only_list", "as_json")
-    elif only_list:
-        idle["--list"] = ("out", "fresh", "retry")
-    for option, names in idle.items():
-        for name in names:
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                said = next(param.opts[0] for param in context.command.params if param.name == name)
-                raise click.UsageError(f"{said} has no effect with {option}, which computes nothing")
 
 
 @contextmanager

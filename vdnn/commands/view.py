@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from vdnn.commands import check_writable, ending, leave, usage_errors
+from vdnn.commands import check_writable, ending, leave, refuse_given, usage_errors
 from vdnn.commands.plan import planned, policy_options, setting_options
 from vdnn.commands.searching import quick_search_options, searching_as_asked, telling
 
@@ -55,7 +54,7 @@ def view(
         check_writable(out)
         is_saved = _is_saved(network)
         if is_saved:
-            _refuse_planning()
+            refuse_given(lambda name: name not in DRAWING, "is about planning, but a saved trace was planned before")
         given = {"network": network, **options}
         first = _loaded(network, budget) if is_saved else _simulated(policy, budget, given)
         drawn = [first]
@@ -80,15 +79,6 @@ def _check_search(policies: list[str | None], options: dict[str, Any]) -> None:
 
 def _is_saved(name: str) -> bool:
     return name.lower().endswith(SAVED)
-
-
-def _refuse_planning() -> None:
-    """A usage error if an option was given that is about planning: a saved trace was planned before."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        name = option.name or ""
-        if name not in DRAWING and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} is about planning, but a saved trace was planned before")
 
 
 def _loaded(path: str, budget: str | None) -> tuple[Trace, int | None, str]:
