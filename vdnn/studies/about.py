@@ -72,12 +72,11 @@ def sources(study: Study) -> dict[str, str]:
     networks, policies = ({cell.settings[key] for cell in study.cells} for key in ("network", "policy"))
     for name in sorted(name for name in networks if name.endswith(".onnx")):
         found[name] = _digest([(name, Path(name))])
-    for name in sorted(networks | policies):
-        module, colon, _ = name.partition(":")
-        for point in offered().get(name, ()):
-            module, colon, found[name] = point.module, ":", f"{distribution(point)} {point.value}"
-        if colon:
-            found[module] = _digest([(module, _file_of(module))])
+    points = [point for name in sorted(policies) for point in offered().get(name, ())]
+    found |= {point.name: f"{distribution(point)} {point.value}" for point in points}
+    modules = {name.partition(":")[0] for name in networks | policies if ":" in name}
+    for module in sorted(modules | {point.module for point in points}):
+        found[module] = _digest([(module, _file_of(module))])
     return found
 
 

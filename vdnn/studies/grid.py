@@ -129,12 +129,13 @@ def _settled(grids: Sequence[tuple[str, Axes]], mode: str, threads: int | None) 
     """The settings of all cells, each once."""
     policies = dict.fromkeys(p for _, axes in grids for p in axes.get("policy", [KEYS["policy"].default]))
     rewrites = [name for name in ALL if any(name in rewrites_of(policy) for policy in policies)]
+    fast = are_wanted()  # said once for all cells, wherever they are computed
     found: dict[tuple[Any, ...], Settings] = {}
     for where, axes in grids:
         _check_grid(where, axes)
         before = len(found)
         for values in itertools.product(*axes.values()):
-            settings = _settle(dict(zip(axes, values, strict=True)), mode, threads, tuple(rewrites))
+            settings = _settle(dict(zip(axes, values, strict=True)), mode, threads, fast, tuple(rewrites))
             found.setdefault(tuple(settings.values()), settings)
         if len(found) == before:
             raise StudyError(f"{where} adds no cell: all of its cells are there without it")
@@ -148,7 +149,7 @@ def _check_grid(where: str, axes: Axes) -> None:
         raise StudyError(f"{where}: {prod(map(len, axes.values())):,} cells; at most {MOST:,} can be")
 
 
-def _settle(given: Settings, mode: str, threads: int | None, rewrites: tuple[str, ...]) -> Settings:
+def _settle(given: Settings, mode: str, threads: int | None, fast: bool, rewrites: tuple[str, ...]) -> Settings:
     """The settings of a cell with all defaults; None where a key has no bearing on it."""
     cell = {k: given.get(k, key.default) for k, key in KEYS.items() if mode in key.modes}
     is_paper = cell.get("rules") == "paper"
@@ -161,7 +162,7 @@ def _settle(given: Settings, mode: str, threads: int | None, rewrites: tuple[str
     if is_gpu and (cell["exact"] or cell["fast"] or cell["threads"] not in (None, 1)):
         raise StudyError("exact, fast and threads are for kernels numpy, on a CPU, not for cudnn4")
     if cell["fast"] is None and not is_gpu:
-        cell["fast"] = are_wanted()  # said once for all cells, wherever they are computed
+        cell["fast"] = fast
     cell["threads"] = cell["threads"] or (1 if is_gpu else threads)
     if cell["threads"] is None:
         raise StudyError("threads is missing: this executor does not say how many cells it computes at a time")
