@@ -123,11 +123,12 @@ $(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
-# the CPU's build of PyTorch, where there is one for this machine
+# the CPU's build of PyTorch, where there is one for this machine; of what it needs PyTorch's own index has old versions
 TORCH := torch==2.13.0
 $(VENV)/torch.stamp: pyproject.toml | $(VENV)/fast.stamp $(VENV)/search.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

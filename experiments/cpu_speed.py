@@ -7,10 +7,11 @@ Both sides train the same network from the same weights on the same images, with
 momentum: PyTorch in both of its layouts with its fused SGD, the better of which vdnn is held against, and, printed
 beside, in that better layout with its default SGD.  vdnn keeps everything and undoes nothing.
 
-Each side is a process of its own (cpu_side.py), and they take turns (A B C A B C ...): one works at a time.  Before
-each the machine rests for 60 ms, so that the threads of the one before sleep, and where steps are short one that is not
-timed comes first.  Medians count; quartiles, and the cores that others took meanwhile, are written beside them.  The
-peak resident set is that of the side's process.  All numbers are measured.
+Each side is a process of its own (cpu_side.py), and they take turns (A B C A B C ...): one works at a time.  The
+default SGD joins the process of the better layout after the first round, when the peaks of resident sets are noted.
+Before each the machine rests for 60 ms, so that the threads of the one before sleep, and where steps are short one that
+is not timed comes first.  Medians count; quartiles, and the cores that others took meanwhile, are written beside them.
+All numbers are measured.
 
 Exit status 1 if losses differ: then these are not the same networks.  A limit that is missed is printed with the layers
 that took the time, and is no failure.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -41,8 +42,8 @@ from vdnn.commands.measure import processor
 REST = 0.06  # seconds
 BLOCK, MOST = 0.4, 5  # seconds of timed steps in a row, and at most so many steps
 WARM = 1.0  # seconds: before steps that are shorter comes one that does not count
-SLOW = 3.0  # seconds: of what takes longer one step comes first, else two
-FEWEST = (3, 2)  # rounds, however long they take: with the first number of threads, with others
+SLOW = 3.0  # seconds: of what takes longer the first step after a change is like the others
+FEWEST, FEWEST_OTHERS = 3, 2  # rounds, however long they take: with the first number of threads, with others
 QUICK = {"vgg11": 32, "resnet18": 32, "resnet20": 16}  # rows and columns
 
 
@@ -65,11 +66,22 @@ class Side:
         takes.
         """
         time.sleep(REST)
-        (self.expected,), loss = self.remote.steps(1, self.sgd)
-        if self.first_loss != self.first_loss:  # of the weights that all begin with
-            self.first_loss = loss
-        if self.expected < SLOW:
+        (self.expected,), self.first_loss = self.remote.steps(1, self.sgd)
+        self.warm()
+
+    def warm(self) -> None:
+        """A step that does not count, where steps are short, or may have been so long because it compiled."""
+        if self.expected < SLOW or self.kernels == "fast":
+            time.sleep(REST)
             (self.expected,), _ = self.remote.steps(1, self.sgd)
+
+    def again(self) -> None:
+        """Forget what was measured, as the number of threads has changed."""
+        self.seconds, self.peak = [], 0
+        if self.kernels:
+            self.start()  # its network is made anew, with its first weights; PyTorch's goes on
+        else:
+            self.warm()
 
     def block(self) -> None:
         """Rest, warm up where steps are short, and time some steps."""
@@ -79,9 +91,9 @@ class Side:
         self.seconds += self.remote.steps(unseen + count, self.sgd)[0][unseen:]
 
     def layers(self, times: int) -> LayerTimes:
-        """The median time of every layer; a step before does not count."""
+        """The median time of every layer."""
+        self.warm()
         time.sleep(REST)
-        self.remote.steps(1, self.sgd)
         runs = [self.remote.layers(self.sgd) for _ in range(times)]
         return {key: median(run.get(key, 0.0) for run in runs) for key in runs[0]}
 
@@ -93,21 +105,17 @@ class Study:
         self.case, self.threads, self.stack = case, threads, stack
         self.others: list[float] = []  # cores, of every round
         self.sides = [self._ours(kernels) for kernels in kernels_here()]
-        self.sides += [self._theirs(layout, "fused") for layout in LAYOUTS]
+        self.sides += [self._theirs(layout) for layout in LAYOUTS]
         for side in self.sides:  # they import and build side by side
             side.remote.ready()
         for side in self.sides:
             side.start()
-        better = min(self.sides[-len(LAYOUTS) :], key=lambda side: side.expected)
-        self.sides.append(self._theirs(better.layout, "default"))
-        self.sides[-1].remote.ready()
-        self.sides[-1].start()
 
     def _ours(self, kernels: str) -> Side:
         return Side(f"vdnn {kernels}", self._remote("vdnn", kernels=kernels), kernels=kernels)
 
-    def _theirs(self, layout: str, sgd: str) -> Side:
-        return Side(f"torch {layout} {sgd}", self._remote("torch", layout=layout), "", layout, sgd)
+    def _theirs(self, layout: str) -> Side:
+        return Side(f"torch {layout} fused", self._remote("torch", layout=layout), "", layout, "fused")
 
     def _remote(self, side: str, **how: Any) -> Remote:
         remote = Remote(Task(side, self.case.plain(), self.threads, 0, **how))
@@ -117,16 +125,13 @@ class Study:
     def again(self, threads: int) -> None:
         """Begin anew with another number of threads."""
         self.threads, self.others = threads, []
+        for remote in self._remotes():
+            remote.threads(threads)
         for side in self.sides:
-            side.seconds, side.peak = [], 0
-            side.remote.threads(threads)
-            if side.kernels:
-                side.first_loss = float("nan")  # its weights are the first ones again; PyTorch's are trained
-            side.start()
+            side.again()
 
-    def run(self, rounds: int, fewest: int, seconds: float) -> None:
-        """So many rounds, or as many as begin within these seconds, but so many at least."""
-        until = time.perf_counter() + seconds
+    def run(self, rounds: int, fewest: int, until: float) -> None:
+        """So many rounds, or as many as begin until then, but so many at least."""
         for number in range(rounds):
             if number >= min(fewest, rounds) and time.perf_counter() > until:
                 break
@@ -136,14 +141,21 @@ class Study:
                 side.block()
             self.others.append((self._others_worked() - before) / (time.perf_counter() - began))
 
-    def _others_worked(self) -> float:
-        """Processor seconds of what is neither this process nor a side's."""
-        return busy_seconds() - sum(side.remote.worked() for side in self.sides)
-
-    def note_peaks(self) -> None:
-        """Ask every process for what was resident at most."""
+    def join_default(self) -> None:
+        """Note what was resident at most, then have PyTorch's default SGD take part, in the faster layout's process."""
         for side in self.sides:
             side.peak = side.remote.peak()
+        better = min((side for side in self.sides if side.layout), key=lambda side: median(side.seconds))
+        self.sides.append(replace(better, name=f"torch {better.layout} default", sgd="default", seconds=[], peak=0))
+        self.sides[-1].warm()
+
+    def _remotes(self) -> list[Remote]:
+        """Every process once."""
+        return list({id(side.remote): side.remote for side in self.sides}.values())
+
+    def _others_worked(self) -> float:
+        """Processor seconds of what is neither this process nor a side's."""
+        return busy_seconds() - sum(remote.worked() for remote in self._remotes())
 
     def lines(self) -> list[Line]:
         """What was found of every side."""
@@ -157,7 +169,7 @@ class Study:
     def layer_times(self) -> dict[str, LayerTimes]:
         """{side: the time of every layer}, of every side but the default SGD."""
         slow = max(median(side.seconds) for side in self.sides) > WARM
-        return {side.name: side.layers(1 if slow else 2) for side in self.sides[:-1]}
+        return {side.name: side.layers(1 if slow else 2) for side in self.sides if side.sgd != "default"}
 
 
 def measured(
@@ -173,9 +185,13 @@ def measured(
             is_first = count == threads[0]
             if not is_first:
                 study.again(count)
-            study.run(rounds, FEWEST[0 if is_first else 1], seconds)
+            until = time.perf_counter() + seconds
             if is_first:
-                study.note_peaks()
+                study.run(1, 1, until)
+                study.join_default()
+                study.run(rounds - 1, FEWEST - 1, until)
+            else:
+                study.run(rounds, FEWEST_OTHERS, until)
             yield count, study.lines(), study.layer_times() if is_first else {}
 
 
@@ -183,7 +199,7 @@ def measured(
 @click.option("--quick", is_flag=True, help="Three networks on small images, two rounds; writes no file unless --out.")
 @click.option("--only", multiple=True, help="Of the networks only the one of that name; may be given again.")
 @click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(2, 1), show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option(
     "--seconds",
     default=10.0,
