@@ -125,10 +125,10 @@ $(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 
 # the CPU's build of PyTorch, where there is one for this machine; of what it needs PyTorch's own index has old versions
 TORCH := torch==2.13.0
-$(VENV)/torch.stamp: pyproject.toml | $(VENV)/fast.stamp $(VENV)/search.stamp
+$(VENV)/torch.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --extra-index-url https://download.pytorch.org/whl/cpu $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,search]' $(TORCH)
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

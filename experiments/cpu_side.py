@@ -25,17 +25,17 @@ PATIENCE = 600.0  # seconds for one answer
 class Remote:
     """A side in its own process, which begins to make its network at once.
 
-    Its methods raise ChildError for what fails there, and if there is no answer in PATIENCE seconds.
+    What fails there, or is not answered in PATIENCE seconds, is a ChildError where the answer is waited for.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self._child = Child([sys.executable, str(Path(__file__).resolve())], environment())
-        self._child.tell(do="make", task=asdict(task))
+        self._begin("make", task=asdict(task))
 
     def ready(self) -> None:
-        """Wait until the network is made."""
-        self._answer("make")
+        """Wait until the network is made; so too after `threads`."""
+        self._answer(self._begun)
 
     def steps(self, count: int, sgd: str = "") -> tuple[list[float], float]:
         """(seconds of so many steps, the loss of the first)."""
@@ -47,8 +47,8 @@ class Remote:
         return {(layer, phase): seconds for layer, phase, seconds in self._ask("layers", sgd=sgd)["seconds"]}
 
     def threads(self, count: int) -> None:
-        """Take so many threads from now on; vdnn makes its network anew, with its first weights."""
-        self._ask("threads", count=count)
+        """Begin to take so many threads from now on; vdnn makes its network anew, with its first weights."""
+        self._begin("threads", count=count)
 
     def worked(self) -> float:
         """Processor seconds of the process so far."""
@@ -65,8 +65,12 @@ class Remote:
         self._child.close(kill=True)  # what it holds need not be given back in order
 
     def _ask(self, name: str, **how: Any) -> dict[str, Any]:
-        self._child.tell(do=name, **how)
+        self._begin(name, **how)
         return self._answer(name)
+
+    def _begin(self, name: str, **how: Any) -> None:
+        self._begun = name
+        self._child.tell(do=name, **how)
 
     def _answer(self, name: str) -> dict[str, Any]:
         try:

@@ -106,8 +106,8 @@ class Study:
         self.others: list[float] = []  # cores, of every round
         self.sides = [self._ours(kernels) for kernels in kernels_here()]
         self.sides += [self._theirs(layout) for layout in LAYOUTS]
-        for side in self.sides:  # they import and build side by side
-            side.remote.ready()
+        for remote in self._remotes():  # they import and build side by side
+            remote.ready()
         for side in self.sides:
             side.start()
 
@@ -127,6 +127,8 @@ class Study:
         self.threads, self.others = threads, []
         for remote in self._remotes():
             remote.threads(threads)
+        for remote in self._remotes():
+            remote.ready()
         for side in self.sides:
             side.again()
 
@@ -160,7 +162,7 @@ class Study:
     def lines(self) -> list[Line]:
         """What was found of every side."""
         about = self.case.network, self.case.batch, self.case.shape, self.threads
-        others = median(self.others)
+        others = max(0.0, median(self.others))  # clocks of processes tick, so that it can be below
         return [
             Line(*about, s.name, s.kernels, s.layout, s.sgd, tuple(s.seconds), s.first_loss, others, s.peak)
             for s in self.sides
