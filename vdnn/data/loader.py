@@ -23,6 +23,8 @@ from vdnn.data.imagesets import ArraySet, ImageSet
 from vdnn.data.ring import Job, Order, Slot, pieces
 from vdnn.data.transform import WORDS, Transform, View
 
+IN_CACHE = 1 << 18  # bytes of images that are made at once where they need not be made one by one
+
 
 class Loader:
     """Batches of `images`, made in the background; a Source for Trainer.fit and Trainer.evaluate.
@@ -197,16 +199,21 @@ class Loader:
             if job.stop.is_set():
                 return
             self.view.place(target, self.images.image(index), drawn)
-        self.view.normalise(images)
+            self.view.normalise(target)  # while it is in the cache
 
     def _fill_whole(self, job: Job, piece: slice, source: NDArray[Any], chosen: NDArray[np.intp]) -> None:
         """Write a piece of a batch of images that only need to be normalised."""
         images = job.slot.images[piece]
         gathered = images if job.slot.gathered is None else job.slot.gathered[piece]
-        np.take(source, chosen, axis=0, out=gathered, mode="clip")
-        if gathered is not images:
-            np.copyto(images, gathered, casting="same_kind")
-        self.view.normalise(images)
+        few = max(1, IN_CACHE // images[0].nbytes)
+        for first in range(0, len(chosen), few):
+            if job.stop.is_set():
+                return
+            part = slice(first, first + few)
+            np.take(source, chosen[part], axis=0, out=gathered[part], mode="clip")
+            if gathered is not images:
+                np.copyto(images[part], gathered[part], casting="same_kind")
+            self.view.normalise(images[part])
 
     def _order(self, epoch: int) -> Order:
         """The epoch's order; of two epochs they are kept, since batches of the next are made in the one before."""
