@@ -47,8 +47,11 @@ class Sharing(Workers):
     @property
     def fast(self) -> bool:
         """Whether the compiled routines run, or, before any has run, are to; that needs no import of Numba."""
-        if "routines" in vars(self):
-            return self.routines.fast
+        return self.routines.fast if "routines" in vars(self) else self._fast_is_wanted
+
+    @cached_property
+    def _fast_is_wanted(self) -> bool:
+        """Asked once: the answer is sought on the disk, and planning asks it for every convolution."""
         from vdnn.kernels.numpy.routines import are_wanted
 
         return are_wanted(self.wants_fast)
