@@ -53,6 +53,7 @@ class Child:
             self.close(kill=True)
             raise ChildError(f"no answer to {what!r} in {seconds:.0f} s: {self.said}") from None
         if not line:
+            self.answers.put(line)  # nor will there be an answer to the next command
             self.close(kill=True)
             raise ChildError(f"it ended: {self.said}")
         found: dict[str, Any] = json.loads(line)

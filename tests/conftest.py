@@ -1,6 +1,7 @@
 """A cache of the tests' own; and counts that tests record as properties are summed at the end of a run."""
 
 import builtins
+import gc
 import sys
 from collections import Counter
 
@@ -41,6 +42,12 @@ def without_package(monkeypatch):
         monkeypatch.setattr(builtins, "__import__", importing)
 
     return hide
+
+
+def pytest_collection_finish(session):
+    """Networks and plans that tests are parametrised with stay to the end: none of 10,000 collections looks at them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -237,6 +237,7 @@ def test_a_side_steps_when_it_is_asked_to(side):
     assert {("conv1_1", "forward"), ("conv1_1", "backward"), ("all", "update")} <= remote.layers().keys()
     assert remote.peak() > 10 << 20
     remote.threads(1)
+    remote.ready()
     assert remote.steps(1)[1] == loss  # its first weights again
 
 

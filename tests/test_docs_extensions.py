@@ -99,7 +99,8 @@ print(1 + 1)
 
 @pytest.fixture
 def notebook(tmp_path):
-    pytest.importorskip("jupytext", reason="notebooks are read by jupytext: pip install 'vdnn[docs]'")
+    for name in ("jupytext", "nbclient"):
+        pytest.importorskip(name, reason="notebooks are read by jupytext, run by nbclient: pip install 'vdnn[docs]'")
     (tmp_path / "sums.md").write_text(NOTEBOOK, encoding="utf-8")
     (tmp_path / "README.md").write_text("# no notebook\n", encoding="utf-8")
     return tmp_path
