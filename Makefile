@@ -72,7 +72,7 @@ search-speed: $(VENV)/experiments.stamp  ## time search on one core, and its ans
 measured-search: $(VENV)/experiments.stamp  ## run plans of search and others in turn on this machine (measured)
 	$(BIN)/python experiments/measured_search.py
 
-loader: $(VENV)/experiments.stamp  ## steps fed by the loader against steps on data in memory, some minutes (measured)
+loader: $(VENV)/experiments.stamp $(VENV)/fast.stamp  ## steps fed by the loader against steps on data in memory, some minutes (measured)
 	$(BIN)/python experiments/loader.py
 
 rewrites: $(VENV)/experiments.stamp  ## what each rewrite of the tape is worth (simulated)

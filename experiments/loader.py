@@ -26,6 +26,7 @@ from record import RESULTS, write
 import vdnn
 from vdnn.data import ArraySet, ImageFolder, Loader, Source, Transform, digits, synthetic
 from vdnn.data.transform import IMAGENET_DEVIATION, IMAGENET_MEAN
+from vdnn.kernels.numpy import NumpyKernels
 from vdnn.progress import progress_bar
 
 COLUMNS = (
@@ -169,7 +170,8 @@ def main(pairs: int, batch: int, networks: tuple[str, ...], pictures: int, only:
         ]
         for name in networks:
             rows += folder_rows(name, folders, pairs, batch, only)
-    facts = f"{os.cpu_count()} cores", *said, "all times measured"
+    kernels = "compiled kernels" if NumpyKernels().fast else "NumPy alone"
+    facts = f"{os.cpu_count()} cores", kernels, *said, "all times measured"
     write(out, COLUMNS, rows, *facts)
     for line in rows:
         click.echo("  ".join(map(str, line)))
