@@ -99,8 +99,7 @@ print(1 + 1)
 
 @pytest.fixture
 def notebook(tmp_path):
-    for name in ("jupytext", "nbclient"):
-        pytest.importorskip(name, reason="notebooks are read by jupytext, run by nbclient: pip install 'vdnn[docs]'")
+    pytest.importorskip("jupytext", reason="notebooks are read by jupytext: pip install 'vdnn[docs]'")
     (tmp_path / "sums.md").write_text(NOTEBOOK, encoding="utf-8")
     (tmp_path / "README.md").write_text("# no notebook\n", encoding="utf-8")
     return tmp_path
@@ -149,6 +148,7 @@ def test_a_notebook_is_run_and_its_output_shown(notebook, capsys):
 
 
 def test_a_notebook_that_requires_a_gpu_is_not_run(notebook):
+    pytest.importorskip("nbclient", reason="notebooks are run by nbclient: pip install 'vdnn[docs]'")
     header = NOTEBOOK.replace("  kernelspec:", "  requires: gpu\n  kernelspec:")
     (notebook / "sums.md").write_text(header, encoding="utf-8")
     extension("tutorials").execute(notebook, notebook / "executed")

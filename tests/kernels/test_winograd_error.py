@@ -105,8 +105,10 @@ def test_standard_deviations_are_as_worked_out(x, K, R, phase):
     for algorithm, m in winograds(phase, x, K, R):
         _, deviation = measured(x, K, R, phase, algorithm)
         expected = relative_error(phase, g, m) / LARGEST
-        # worked out for terms added one after the other: some processors' BLAS adds in several runs, and is off by less
-        assert 0.6 * expected < deviation < 1.2 * expected, algorithm.name
+        # worked out for terms added one after the other: over the many tiles of a batch, which backward_weights adds,
+        # some processors' BLAS adds in several runs, and is off by less
+        least = 0.6 if phase == "backward_weights" else 0.8
+        assert least * expected < deviation < 1.2 * expected, algorithm.name
 
 
 @pytest.mark.parametrize(("count", "most"), [(16, 1e-3), (64, 1e-6)])
