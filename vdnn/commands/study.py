@@ -74,9 +74,7 @@ def study(
         click.echo(_keys(), nl=False)
         return
     if only_list:
-        refuse_given(
-            lambda name: name in ("out", "fresh", "retry"), "has no effect with --list, which computes nothing"
-        )
+        refuse_given(lambda name: name in ("out", "fresh", "retry"), IDLE.format("--list"))
     if path is None:
         raise click.UsageError("Missing argument 'STUDY.toml'")
     if mpi and processes is not None:
