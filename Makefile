@@ -123,7 +123,7 @@ $(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
-# the CPU's build of PyTorch, where there is one for this machine; of what it needs PyTorch's own index has old versions
+# the CPU's build of PyTorch, where there is one for this machine; what it needs comes from the usual index alone
 TORCH := torch==2.13.0
 $(VENV)/torch.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
